@@ -1,0 +1,111 @@
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { execFileSync } from "node:child_process";
+import {
+  closeSync,
+  fstatSync,
+  lstatSync,
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { readCapabilities } from "../../src/linux/capabilities.ts";
+import {
+  deviceNumber,
+  getXattr,
+  openInRoot,
+  readFileInRoot,
+  setTimes,
+  setXattr,
+} from "../../src/linux/file.ts";
+import { mount } from "../../src/linux/mount.ts";
+
+let root: string;
+let outside: string;
+beforeEach(() => {
+  const base = mkdtempSync(join(tmpdir(), "crib-file-"));
+  root = join(base, "root");
+  outside = join(base, "outside");
+  mkdirSync(join(root, "etc"), { recursive: true });
+  writeFileSync(outside, "secret");
+  writeFileSync(join(root, "outside"), "inside");
+  writeFileSync(join(root, "etc/passwd"), "root:x:0:0::/:/bin/sh\n");
+});
+afterEach(() => rmSync(join(root, ".."), { recursive: true, force: true }));
+
+test("a file is read inside the root", () => {
+  expect(readFileInRoot(root, "/etc/passwd")?.toString()).toBe("root:x:0:0::/:/bin/sh\n");
+});
+
+test("absolute and climbing symlinks resolve inside the root", () => {
+  symlinkSync("/outside", join(root, "absolute"));
+  symlinkSync("../../../../outside", join(root, "etc/climbing"));
+  expect(readFileInRoot(root, "absolute")?.toString()).toBe("inside");
+  expect(readFileInRoot(root, "etc/climbing")?.toString()).toBe("inside");
+  expect(readFileInRoot(root, "../outside")?.toString()).toBe("inside");
+});
+
+test("a missing file is undefined, also below a file", () => {
+  expect(readFileInRoot(root, "/nope")).toBeUndefined();
+  expect(readFileInRoot(root, "/outside/below")).toBeUndefined();
+});
+
+test("a FIFO is refused without blocking", () => {
+  execFileSync("mkfifo", [join(root, "fifo")]);
+  expect(() => readFileInRoot(root, "fifo")).toThrow("EINVAL");
+});
+
+test("a file longer than the limit is refused, one of just the limit is read", () => {
+  writeFileSync(join(root, "long"), "x".repeat(101));
+  expect(() => readFileInRoot(root, "long", 100)).toThrow("EFBIG");
+  expect(readFileInRoot(root, "long", 101)?.length).toBe(101);
+});
+
+test("openInRoot returns a descriptor of the inner file", () => {
+  const fd = openInRoot(root, "/outside");
+  expect(fstatSync(fd).ino).toBe(lstatSync(join(root, "outside")).ino);
+  closeSync(fd);
+});
+
+test("times keep nanoseconds and years before 1970", () => {
+  const file = Buffer.from(join(root, "outside"));
+  setTimes(file, { seconds: 1, nanoseconds: 2 }, { seconds: -86400, nanoseconds: 123456789 });
+  const stat = statSync(file, { bigint: true });
+  expect(stat.mtimeNs).toBe(-86400n * 1_000_000_000n + 123456789n);
+});
+
+test("an extended attribute of a raw name and value is read back; an absent one is undefined", () => {
+  const file = Buffer.concat([Buffer.from(join(root, "raw-")), Buffer.from([0xff, 0xfe])]);
+  writeFileSync(file, "x");
+  const value = new Uint8Array([0, 1, 255, 0]);
+  setXattr(file, "user.raw", value);
+  expect(getXattr(file, "user.raw")).toEqual(value);
+  expect(getXattr(file, "user.absent")).toBeUndefined();
+});
+
+test("device numbers are encoded as the kernel does", () => {
+  expect(deviceNumber(1, 3)).toBe(0x103);
+  expect(deviceNumber(0xfff, 0xfffff)).toBe(0xffffffff);
+  expect(deviceNumber(259, 1000)).toBe(0xe8 | (259 << 8) | (0x300 << 12));
+});
+
+test("mount options that the kernel would cut are refused", () => {
+  expect(() => mount({ source: "x", target: "/", type: "x", data: "a".repeat(4096) })).toThrow(
+    RangeError,
+  );
+});
+
+test("capability sets are read by name", () => {
+  const sets = readCapabilities(
+    "CapPrm:\t0000000000000003\nCapEff:\t0000010000000001\nCapBnd:\t0\n",
+  );
+  expect(sets).toEqual({
+    effective: ["CHOWN", "CHECKPOINT_RESTORE"],
+    permitted: ["CHOWN", "DAC_OVERRIDE"],
+    bounding: [],
+  });
+});
