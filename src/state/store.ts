@@ -1,0 +1,151 @@
+import type { Database, SQLQueryBindings } from "bun:sqlite";
+import { fromBinary, toBinary } from "@bufbuild/protobuf";
+import * as v from "valibot";
+import { messageOf } from "../error.ts";
+import { ContainerConfigSchema } from "../gen/runtime/v1/container_config_pb.ts";
+import { PodSandboxConfigSchema } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
+import { log } from "../observe/log.ts";
+import type { ContainerRecord, PodRecord } from "./records.ts";
+
+const nanoseconds = v.pipe(
+  v.string(),
+  v.regex(/^\d+$/),
+  v.transform((text) => BigInt(text)),
+);
+const path = v.optional(v.string());
+
+const podRow = v.object({
+  handler: v.string(),
+  createdAtNs: nanoseconds,
+  namespaces: v.object({ net: path, ipc: path, uts: path, pid: path }),
+  cgroup: v.string(),
+  phase: v.picklist(["creating", "ready", "stopping", "stopped"]),
+  ips: v.array(v.string()),
+  monitorPid: v.number(),
+  unclaimed: v.boolean(),
+});
+
+const containerRow = v.object({
+  imageId: v.string(),
+  imageRef: v.string(),
+  createdAtNs: nanoseconds,
+  cgroup: v.string(),
+  logPath: v.string(),
+  layers: v.array(v.string()),
+  stopSignal: v.number(),
+  phase: v.picklist(["creating", "created", "running", "exited"]),
+  user: v.object({ uid: v.number(), gid: v.number(), supplementalGroups: v.array(v.number()) }),
+  pid: v.number(),
+  startedAtNs: nanoseconds,
+  finishedAtNs: nanoseconds,
+  exitCode: v.number(),
+  reason: v.string(),
+  message: v.string(),
+  unclaimed: v.boolean(),
+});
+
+interface Row extends Record<string, SQLQueryBindings> {
+  id: string;
+  config: Uint8Array;
+  record: string;
+}
+
+/** Everything of a record but its id and config, as JSON; bigints become decimal strings. */
+function toJson(record: PodRecord | ContainerRecord): string {
+  return JSON.stringify(record, (key, value: unknown) =>
+    key === "config" || key === "id" || key === "podId"
+      ? undefined
+      : typeof value === "bigint"
+        ? value.toString()
+        : value,
+  );
+}
+
+/**
+ * All pods and containers: the truth in memory, written through to SQLite.
+ * Reads are plain lookups; a change is made on the record and then `save`d.
+ * A row that cannot be read is left alone and reported in `damaged`; it hurts no other.
+ */
+export class Store {
+  readonly pods = new Map<string, PodRecord>();
+  readonly containers = new Map<string, ContainerRecord>();
+  readonly damaged: string[] = [];
+  readonly #database: Database;
+
+  constructor(database: Database) {
+    this.#database = database;
+    this.#loadPods();
+    this.#loadContainers();
+  }
+
+  savePod(pod: PodRecord): void {
+    this.#database
+      .query(
+        `INSERT INTO pods (id, config, record) VALUES ($id, $config, $record)
+         ON CONFLICT (id) DO UPDATE SET record = excluded.record`,
+      )
+      .run({
+        id: pod.id,
+        config: toBinary(PodSandboxConfigSchema, pod.config),
+        record: toJson(pod),
+      });
+    this.pods.set(pod.id, pod);
+  }
+
+  saveContainer(container: ContainerRecord): void {
+    this.#database
+      .query(
+        `INSERT INTO containers (id, pod_id, config, record) VALUES ($id, $podId, $config, $record)
+         ON CONFLICT (id) DO UPDATE SET record = excluded.record`,
+      )
+      .run({
+        id: container.id,
+        podId: container.podId,
+        config: toBinary(ContainerConfigSchema, container.config),
+        record: toJson(container),
+      });
+    this.containers.set(container.id, container);
+  }
+
+  deletePod(id: string): void {
+    this.#database.query("DELETE FROM pods WHERE id = $id").run({ id });
+    this.pods.delete(id);
+  }
+
+  deleteContainer(id: string): void {
+    this.#database.query("DELETE FROM containers WHERE id = $id").run({ id });
+    this.containers.delete(id);
+  }
+
+  containersOf(podId: string): ContainerRecord[] {
+    return [...this.containers.values()].filter((container) => container.podId === podId);
+  }
+
+  #load(table: "pods" | "containers", read: (row: Row) => void): void {
+    for (const row of this.#database.query(`SELECT * FROM ${table}`).all() as Row[]) {
+      try {
+        read(row);
+      } catch (error) {
+        this.damaged.push(`${table}/${row.id}`);
+        log().error({ table, id: row.id, error: messageOf(error) }, "a damaged row is left alone");
+      }
+    }
+  }
+
+  #loadPods(): void {
+    this.#load("pods", (row) => {
+      const config = fromBinary(PodSandboxConfigSchema, row.config);
+      this.pods.set(row.id, { id: row.id, config, ...v.parse(podRow, JSON.parse(row.record)) });
+    });
+  }
+
+  #loadContainers(): void {
+    this.#load("containers", (row) => {
+      const config = fromBinary(ContainerConfigSchema, row.config);
+      const podId = String(row.pod_id);
+      if (!this.pods.has(podId)) throw new Error(`its pod ${podId} is not there`);
+      const rest = v.parse(containerRow, JSON.parse(row.record));
+      this.containers.set(row.id, { id: row.id, podId, config, ...rest });
+    });
+  }
+}
