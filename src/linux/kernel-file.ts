@@ -1,0 +1,55 @@
+/** Reads and writes of kernel files (cgroupfs, /proc), with failures as `SyscallError`. */
+import { closeSync, constants, openSync, readFileSync, writeSync } from "node:fs";
+import { SyscallError } from "./libc.ts";
+
+/** The errno's name of a failed file or system call ("ENOENT"), "" for anything else. */
+export function codeOf(error: unknown): string {
+  if (!(error instanceof Error) || !("code" in error)) return "";
+  return typeof error.code === "string" ? error.code : "";
+}
+
+/** Runs one file operation; a failure becomes a `SyscallError`. */
+export function attempt<T>(syscall: string, path: string, operation: () => T): T {
+  try {
+    return operation();
+  } catch (error) {
+    const number = error instanceof Error && "errno" in error ? Number(error.errno) : Number.NaN;
+    if (Number.isNaN(number)) throw error;
+    throw new SyscallError(syscall, Math.abs(number), path);
+  }
+}
+
+/** Like `attempt`, but a failure with one of `codes` gives undefined. */
+export function attemptUnless<T>(
+  codes: readonly string[],
+  syscall: string,
+  path: string,
+  operation: () => T,
+): T | undefined {
+  try {
+    return attempt(syscall, path, operation);
+  } catch (error) {
+    if (codes.includes(codeOf(error))) return undefined;
+    throw error;
+  }
+}
+
+/** Writes a kernel file. Never creates it: O_CREAT on cgroupfs hides ENOENT behind EPERM. */
+export function writeKernelFile(path: string, value: string): void {
+  attempt("write", path, () => {
+    const fd = openSync(path, constants.O_WRONLY);
+    try {
+      writeSync(fd, value);
+    } finally {
+      closeSync(fd);
+    }
+  });
+}
+
+/** The text of a kernel file; undefined when the file or what it describes is gone. */
+export function readKernelFile(path: string): string | undefined {
+  // ENODEV: the cgroup went away between open and read. EOPNOTSUPP: a threaded cgroup's procs.
+  return attemptUnless(["ENOENT", "ENODEV", "EOPNOTSUPP"], "read", path, () =>
+    readFileSync(path, "utf8"),
+  );
+}
