@@ -1,0 +1,257 @@
+/**
+ * Every key of crib.toml: its documentation, its check and its default value, in one place.
+ *
+ * The loader validates with this schema, `crib config --default` prints it, and `Config` is its type:
+ * a key that is not here does not exist.
+ */
+import * as v from "valibot";
+
+const MIB = 1024 * 1024;
+const GIB = 1024 * MIB;
+
+/** A key with its default and the text that `crib config --default` prints above it. */
+function key<Schema extends v.GenericSchema>(
+  doc: string,
+  schema: Schema,
+  fallback: v.InferInput<Schema>,
+) {
+  return v.pipe(v.optional(schema, fallback), v.description(doc));
+}
+
+/** A table of keys; absent means: all defaults. */
+function section<Entries extends v.ObjectEntries>(doc: string, entries: Entries) {
+  const table = v.strictObject(entries);
+  return v.pipe(v.optional(table, {} as v.InferInput<typeof table>), v.description(doc));
+}
+
+const text = v.string();
+const absolutePath = v.pipe(
+  v.string(),
+  v.check((path) => path.startsWith("/"), "must be an absolute path"),
+  v.check((path) => !path.includes("\0"), "must not hold a NUL byte"),
+);
+const optionalPath = v.union(
+  [v.literal(""), absolutePath],
+  'must be an absolute path, or "" for the default',
+);
+const seconds = (min: number, max: number) =>
+  v.pipe(
+    v.number(),
+    v.minValue(min, `must be at least ${min} (seconds)`),
+    v.maxValue(max, `must be at most ${max} (seconds)`),
+  );
+const integer = (min: number, max: number) =>
+  v.pipe(
+    v.number(),
+    v.integer("must be a whole number"),
+    v.minValue(min, `must be at least ${min}`),
+    v.maxValue(max, `must be at most ${max}`),
+  );
+const matching = (pattern: RegExp, wants: string) => v.pipe(v.string(), v.regex(pattern, wants));
+
+const handlerName = matching(
+  /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/,
+  "must be a handler name as in a RuntimeClass: lower case letters, digits and dashes",
+);
+const handler = v.strictObject({
+  path: v.pipe(absolutePath, v.description("The OCI runtime's executable.")),
+  root: v.pipe(
+    v.optional(absolutePath),
+    v.description("Its --root; <state>/runtime/<handler> when absent."),
+  ),
+});
+
+export const configSchema = v.strictObject({
+  crib: section("Where Crib keeps things. Each daemon on a machine needs its own three.", {
+    root: key(
+      "Kept across reboots: database, image layers, writable layers.",
+      absolutePath,
+      "/var/lib/crib",
+    ),
+    state: key(
+      "Gone after a reboot (a tmpfs): namespaces, monitor sockets, bundles, exit records.",
+      absolutePath,
+      "/run/crib",
+    ),
+    socket: key(
+      "The CRI socket: --container-runtime-endpoint of the kubelet.",
+      v.pipe(
+        absolutePath,
+        v.check(
+          (path) => new TextEncoder().encode(path).length <= 107,
+          "is longer than the 107 bytes that a unix socket address holds",
+        ),
+      ),
+      "/run/crib/crib.sock",
+    ),
+  }),
+
+  log: section("Crib's own log, on standard error.", {
+    level: key(
+      "trace, debug, info, warn or error.",
+      v.picklist(["trace", "debug", "info", "warn", "error"]),
+      "info",
+    ),
+    format: key(
+      "json, pretty, or auto: pretty on a terminal, else json.",
+      v.picklist(["auto", "json", "pretty"]),
+      "auto",
+    ),
+  }),
+
+  runtime: section("OCI runtimes, and what every container gets from the node.", {
+    default_handler: key(
+      'The handler of pods that name none. "" takes crun where it works on this host, else runc.',
+      v.union([v.literal(""), handlerName], "must be a handler's name"),
+      "",
+    ),
+    cgroup_driver: key(
+      "systemd, cgroupfs, or auto: systemd where it is the init system. The kubelet asks for it.",
+      v.picklist(["auto", "systemd", "cgroupfs"]),
+      "auto",
+    ),
+    cgroup_parent: key(
+      'Parent cgroup of pods whose request names none. "" is crib.slice (systemd) or /crib.',
+      text,
+      "",
+    ),
+    create_timeout_seconds: key(
+      "How long the OCI runtime may take for one create or start.",
+      seconds(1, 3600),
+      240,
+    ),
+    handlers: key(
+      "Runtime handlers by name. Empty: runc and crun as found in PATH. Example:\n" +
+        '[runtime.handlers.kata]\npath = "/usr/bin/kata-runtime"\nroot = "/run/kata"',
+      v.record(handlerName, handler),
+      {},
+    ),
+    default_capabilities: key(
+      "Capabilities of a container before its own add and drop, without CAP_.",
+      v.array(matching(/^(?!CAP_)[A-Z][A-Z_]*$/, "must be a capability in capitals, without CAP_")),
+      [
+        "CHOWN",
+        "DAC_OVERRIDE",
+        "FSETID",
+        "FOWNER",
+        "SETGID",
+        "SETUID",
+        "SETPCAP",
+        "NET_BIND_SERVICE",
+        "KILL",
+      ],
+    ),
+    default_sysctls: key(
+      'Sysctls of every pod that has the namespace for them: { "net.ipv4.ping_group_range" = "0 0" }.',
+      v.record(
+        matching(/^[A-Za-z0-9_./-]+$/, "must be a sysctl name, as net.core.somaxconn"),
+        text,
+      ),
+      {},
+    ),
+    default_ulimits: key(
+      'Resource limits: "nofile=1024:4096" (soft:hard) or "nofile=4096"; -1 is unlimited.',
+      v.array(
+        matching(/^[a-z]+=(-1|\d+)(:(-1|\d+))?$/, 'must look like "nofile=1024:4096" (soft:hard)'),
+      ),
+      [],
+    ),
+    default_env: key(
+      'Environment of every container before its image\'s and its own: "NAME=value".',
+      v.array(matching(/^[^=\0]+=[^\0]*$/, 'must look like "NAME=value"')),
+      [],
+    ),
+    seccomp_profile: key(
+      'The RuntimeDefault seccomp profile, a JSON file. "" is the built in one.',
+      optionalPath,
+      "",
+    ),
+  }),
+
+  container: section("Containers: mounts, exec, stop.", {
+    absent_mount_sources_to_reject: key(
+      "Host paths that are never created when a mount names them and they do not exist.",
+      v.array(absolutePath),
+      [],
+    ),
+    exec_drain_timeout_seconds: key(
+      "How long output is read on after an exec's process has ended but others hold its pipes.",
+      seconds(0, 3600),
+      5,
+    ),
+    exec_output_limit_bytes: key(
+      "ExecSync keeps this much of each of stdout and stderr; the rest is dropped.",
+      integer(1, 64 * MIB),
+      16 * MIB,
+    ),
+    kill_timeout_seconds: key(
+      "How long a container may take to vanish after SIGKILL before stopping it is an error.",
+      seconds(1, 3600),
+      60,
+    ),
+  }),
+
+  monitor: section("The native process that owns a pod's namespaces and its containers' output.", {
+    start_timeout_seconds: key(
+      "How long it may take to start, or to answer a daemon that was started again.",
+      seconds(1, 600),
+      10,
+    ),
+  }),
+
+  network: section("CNI.", {
+    conf_dir: key(
+      "Network configuration: the first .conflist, .conf or .json file in lexical order is used.",
+      absolutePath,
+      "/etc/cni/net.d",
+    ),
+    bin_dirs: key(
+      "Where plugins are looked for, in this order.",
+      v.pipe(v.array(absolutePath), v.minLength(1, "must name at least one directory")),
+      ["/opt/cni/bin", "/usr/lib/cni"],
+    ),
+    timeout_seconds: key(
+      "How long one plugin may take before it is killed and the attachment is undone.",
+      seconds(0.1, 3600),
+      60,
+    ),
+  }),
+
+  image: section("Images and registries.", {
+    registries_conf: key(
+      "containers-registries.conf(5).",
+      absolutePath,
+      "/etc/containers/registries.conf",
+    ),
+    registries_conf_dir: key("Its drop-ins.", absolutePath, "/etc/containers/registries.conf.d"),
+    pinned: key(
+      'Images that are never garbage-collected; "*" at either end matches anything.',
+      v.array(v.pipe(v.string(), v.nonEmpty("must not be empty"))),
+      [],
+    ),
+    max_parallel_layers: key("Layers of one image that are fetched at once.", integer(1, 64), 6),
+    no_progress_timeout_seconds: key(
+      "A pull that has moved no byte for this long is given up. 0 never gives up.",
+      seconds(0, 86_400),
+      60,
+    ),
+    max_layer_bytes: key(
+      "A layer that unpacks to more than this is refused.",
+      integer(1, Number.MAX_SAFE_INTEGER),
+      64 * GIB,
+    ),
+    max_layer_entries: key(
+      "A layer with more files than this is refused.",
+      integer(1, 1_000_000_000),
+      2_000_000,
+    ),
+  }),
+});
+
+/** The validated configuration; keys are named as in crib.toml. Seconds and bytes are plain numbers. */
+export type Config = v.InferOutput<typeof configSchema>;
+
+/** The configuration of a daemon that was given no file and no flag. */
+export function defaultConfig(): Config {
+  return v.parse(configSchema, {});
+}
