@@ -31,20 +31,41 @@ export function childEnvironment(): Record<string, string> {
   return env;
 }
 
-async function readCapped(stream: ReadableStream<Uint8Array>, limitBytes: number): Promise<string> {
+/** How long after the kill the process and its pipes may take to go; then they are left behind. */
+const KILL_GRACE_MS = 2000;
+
+/** Keeps the first bytes of a stream and reads the rest away. */
+function capture(stream: ReadableStream<Uint8Array>, limitBytes: number) {
+  const reader = stream.getReader();
   const chunks: Uint8Array[] = [];
   let kept = 0;
-  for await (const chunk of stream) {
-    const room = limitBytes - kept;
-    if (room <= 0) continue;
-    chunks.push(chunk.length > room ? chunk.subarray(0, room) : chunk);
-    kept += Math.min(chunk.length, room);
+  const read = async (): Promise<void> => {
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      const room = limitBytes - kept;
+      if (room > 0) chunks.push(value.length > room ? value.slice(0, room) : value);
+      kept += Math.min(value.length, Math.max(room, 0));
+    }
+  };
+  return {
+    done: read(),
+    text: () => Buffer.concat(chunks).toString("utf8"),
+    cancel: () => reader.cancel().catch(() => undefined),
+  };
+}
+
+function killGroup(child: Bun.Subprocess): void {
+  try {
+    process.kill(-child.pid, "SIGKILL");
+  } catch {
+    child.kill("SIGKILL");
   }
-  return Buffer.concat(chunks).toString("utf8");
 }
 
 /**
- * Runs a command to its end, never through a shell.
+ * Runs a command to its end, never through a shell. Returns soon after the deadline in any case, also when
+ * the process cannot die, or when one that left its group holds the pipes.
  *
  * @throws what `Bun.spawn` throws when the program is missing or not executable (`code` ENOENT, EACCES).
  */
@@ -57,24 +78,29 @@ export async function runCommand(argv: string[], options: CommandOptions): Promi
     stderr: "pipe",
     detached: true,
   });
+  const limit = options.outputLimitBytes ?? 1024 * 1024;
+  const stdout = capture(child.stdout, limit);
+  const stderr = capture(child.stderr, limit);
+  let exitCode = 128 + 9;
+  const exited = child.exited.then((code) => {
+    exitCode = code;
+  });
+  const ended = Promise.all([stdout.done, stderr.done, exited]);
   let timedOut = false;
-  const timer = setTimeout(() => {
-    timedOut = true;
-    try {
-      process.kill(-child.pid, "SIGKILL");
-    } catch {
-      child.kill("SIGKILL");
-    }
-  }, options.deadlineMs);
+  let timer: Timer | undefined;
+  const givenUp = new Promise<void>((resolve) => {
+    timer = setTimeout(() => {
+      timedOut = true;
+      killGroup(child);
+      timer = setTimeout(resolve, KILL_GRACE_MS);
+    }, options.deadlineMs);
+  });
   try {
-    const limit = options.outputLimitBytes ?? 1024 * 1024;
-    const [stdout, stderr, exitCode] = await Promise.all([
-      readCapped(child.stdout, limit),
-      readCapped(child.stderr, limit),
-      child.exited,
-    ]);
-    return { exitCode, stdout, stderr, timedOut };
+    await Promise.race([ended, givenUp]);
+    return { exitCode, stdout: stdout.text(), stderr: stderr.text(), timedOut };
   } finally {
     clearTimeout(timer);
+    void stdout.cancel();
+    void stderr.cancel();
   }
 }

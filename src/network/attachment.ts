@@ -1,0 +1,117 @@
+/**
+ * What the runtime tells CNI plugins about a pod: CNI_ARGS and the capability arguments.
+ *
+ * Source: CNI CONVENTIONS.md ("Well-known Capabilities"); the CNI_ARGS are those that network plugins for
+ * Kubernetes read since dockershim.
+ */
+import { CribError } from "../error.ts";
+
+/** A pod that is to be attached to the network. */
+export interface PodAttachment {
+  id: string;
+  namespace: string;
+  name: string;
+  uid: string;
+  /** Path of the pod's network namespace. */
+  netns: string;
+  /** Entries whose host port is 0 need no mapping and are left out. */
+  portMappings: Array<{
+    protocol: "tcp" | "udp" | "sctp";
+    containerPort: number;
+    hostPort: number;
+    hostIp: string;
+  }>;
+  annotations: Record<string, string>;
+  /** The pod's cgroup parent; "" when there is none. */
+  cgroupPath: string;
+  dns: { servers: string[]; searches: string[]; options: string[] };
+}
+
+/** The CNI_ARGS of a pod. A value that would break their syntax is refused. */
+export function cniArgs(pod: PodAttachment): string {
+  const values = [
+    ["K8S_POD_NAMESPACE", pod.namespace],
+    ["K8S_POD_NAME", pod.name],
+    ["K8S_POD_INFRA_CONTAINER_ID", pod.id],
+    ["K8S_POD_UID", pod.uid],
+  ] as const;
+  for (const [name, value] of values) {
+    if (/[;=\0]/.test(value)) {
+      const shown = JSON.stringify(value);
+      throw new CribError("InvalidArgument", `${name}: ${shown} must not hold ";" or "="`);
+    }
+  }
+  return ["IgnoreUnknown=1", ...values.map(([name, value]) => `${name}=${value}`)].join(";");
+}
+
+/** Every capability argument that the pod has a value for; a plugin gets those that it declares. */
+export function capabilityArgs(pod: PodAttachment): Record<string, unknown> {
+  const args: Record<string, unknown> = {
+    "io.kubernetes.cri.pod-annotations": pod.annotations,
+  };
+  const mappings = pod.portMappings.filter((mapping) => mapping.hostPort > 0);
+  if (mappings.length > 0) {
+    args.portMappings = mappings.map(({ protocol, containerPort, hostPort, hostIp }) => ({
+      hostPort,
+      containerPort,
+      protocol,
+      ...(hostIp === "" ? {} : { hostIP: hostIp }),
+    }));
+  }
+  const bandwidth = bandwidthOf(pod.annotations);
+  if (bandwidth !== undefined) args.bandwidth = bandwidth;
+  const { servers, searches, options } = pod.dns;
+  if (servers.length + searches.length + options.length > 0) {
+    args.dns = { servers, searches, options };
+  }
+  if (pod.cgroupPath !== "") args.cgroupPath = pod.cgroupPath;
+  return args;
+}
+
+/** The `bandwidth` capability: rates in bits per second, bursts in bits. */
+function bandwidthOf(annotations: Record<string, string>): Record<string, number> | undefined {
+  const bandwidth: Record<string, number> = {};
+  for (const direction of ["ingress", "egress"] as const) {
+    const key = `kubernetes.io/${direction}-bandwidth`;
+    const value = annotations[key];
+    if (value === undefined) continue;
+    const rate = parseRate(key, value);
+    bandwidth[`${direction}Rate`] = rate;
+    bandwidth[`${direction}Burst`] = burstBits(rate);
+  }
+  return Object.keys(bandwidth).length === 0 ? undefined : bandwidth;
+}
+
+/**
+ * One second's worth of the rate: the token bucket is as full as the rate promises, and no more. At least
+ * 8 Mbit, because a bucket smaller than a GSO packet stalls; at most what the plugin's counters hold.
+ */
+function burstBits(rate: number): number {
+  return Math.min(Math.max(rate, 8_000_000), 2 ** 31 - 1);
+}
+
+const SUFFIXES: Record<string, number> = {
+  "": 1,
+  k: 1e3,
+  M: 1e6,
+  G: 1e9,
+  T: 1e12,
+  P: 1e15,
+  Ki: 2 ** 10,
+  Mi: 2 ** 20,
+  Gi: 2 ** 30,
+  Ti: 2 ** 40,
+  Pi: 2 ** 50,
+};
+
+/** A Kubernetes quantity in bits per second; the kubelet's limits, 1k and 1P, apply. */
+function parseRate(key: string, value: string): number {
+  const [, digits, suffix] = /^(\d+(?:\.\d+)?)([kMGTP]i?|Ki|)$/.exec(value.trim()) ?? [];
+  const factor = suffix === undefined ? undefined : SUFFIXES[suffix];
+  const rate = factor === undefined ? Number.NaN : Math.ceil(Number(digits) * factor);
+  if (!(rate >= 1e3 && rate <= 1e15)) {
+    const message = `annotation ${key}: "${value}" is not a rate from 1k to 1P bits per second`;
+    throw new CribError("InvalidArgument", message);
+  }
+  return rate;
+}
