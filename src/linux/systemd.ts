@@ -12,7 +12,7 @@ export type CgroupDriver = "systemd" | "cgroupfs";
 
 /** The parents of pods that name none (cgroup_parent ""). */
 const DEFAULT_PARENT: Record<CgroupDriver, string> = {
-  systemd: "system.slice",
+  systemd: "crib.slice",
   cgroupfs: "/crib",
 };
 

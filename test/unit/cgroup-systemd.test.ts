@@ -64,7 +64,7 @@ describe("placeCgroup", () => {
     };
     expect(placeCgroup("systemd", "kubepods-podX.slice", ID)).toEqual(expected);
     expect(placeCgroup("systemd", "/kubepods.slice/kubepods-podX.slice", ID)).toEqual(expected);
-    expect(placeCgroup("systemd", "", ID).path).toBe(`/system.slice/crio-${ID}.scope`);
+    expect(placeCgroup("systemd", "", ID).path).toBe(`/crib.slice/crio-${ID}.scope`);
     expect(placeCgroup("systemd", "/", ID).path).toBe(`/crio-${ID}.scope`);
   });
 
