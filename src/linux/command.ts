@@ -15,7 +15,7 @@ export interface CommandOptions {
   env?: Record<string, string>;
   stdin?: string;
   cwd?: string;
-  /** Bytes kept of each of stdout and stderr (default 1 MiB). */
+  /** Bytes kept of each of stdout and stderr (default 1 MiB); 0: the command gets /dev/null. */
   outputLimitBytes?: number;
 }
 
@@ -35,7 +35,8 @@ export function childEnvironment(): Record<string, string> {
 const KILL_GRACE_MS = 2000;
 
 /** Keeps the first bytes of a stream and reads the rest away. */
-function capture(stream: ReadableStream<Uint8Array>, limitBytes: number) {
+function capture(stream: ReadableStream<Uint8Array> | undefined, limitBytes: number) {
+  if (stream === undefined) return { done: undefined, text: () => "", cancel: () => undefined };
   const reader = stream.getReader();
   const chunks: Uint8Array[] = [];
   let kept = 0;
@@ -70,15 +71,16 @@ function killGroup(child: Bun.Subprocess): void {
  * @throws what `Bun.spawn` throws when the program is missing or not executable (`code` ENOENT, EACCES).
  */
 export async function runCommand(argv: string[], options: CommandOptions): Promise<CommandResult> {
+  const limit = options.outputLimitBytes ?? 1024 * 1024;
+  const output = limit === 0 ? "ignore" : "pipe";
   const child = Bun.spawn(argv, {
     cwd: options.cwd ?? "/",
     env: options.env ?? childEnvironment(),
     stdin: options.stdin === undefined ? "ignore" : new TextEncoder().encode(options.stdin),
-    stdout: "pipe",
-    stderr: "pipe",
+    stdout: output,
+    stderr: output,
     detached: true,
   });
-  const limit = options.outputLimitBytes ?? 1024 * 1024;
   const stdout = capture(child.stdout, limit);
   const stderr = capture(child.stderr, limit);
   let exitCode = 128 + 9;

@@ -1,0 +1,130 @@
+import { mkdirSync, readFileSync } from "node:fs";
+import { CribError, messageOf } from "../error.ts";
+import { type CommandResult, runCommand } from "../linux/command.ts";
+import { noFeatures, parseFeatures, type RuntimeFeatures } from "./features.ts";
+
+export interface OciRuntimeOptions {
+  /** The handler's name as the kubelet's RuntimeClass says it. */
+  handler: string;
+  /** The program, absolute. */
+  path: string;
+  /** Where the runtime keeps its own state (on tmpfs: gone after a reboot). */
+  root: string;
+  systemdCgroup: boolean;
+}
+
+/** How long `start`, `delete` and `features` may take. */
+const COMMAND_DEADLINE_MS = 30_000;
+
+/**
+ * An OCI runtime with runc's command line (runc, crun, runsc, ...): argument vectors for what the
+ * monitor runs (`create`, `exec`), calls for the rest.
+ */
+export class OciRuntime {
+  readonly handler: string;
+  readonly path: string;
+  readonly #root: string;
+  readonly #systemdCgroup: boolean;
+  #features: Promise<RuntimeFeatures> | undefined;
+
+  constructor(options: OciRuntimeOptions) {
+    this.handler = options.handler;
+    this.path = options.path;
+    this.#root = options.root;
+    this.#systemdCgroup = options.systemdCgroup;
+    mkdirSync(this.#root, { recursive: true, mode: 0o700 });
+  }
+
+  /** `create`: the container's stdio is the command's own, errors go to `logFile` as JSON lines. */
+  createArgv(id: string, bundle: string, pidFile: string, logFile: string): string[] {
+    return [...this.#argv(logFile), "create", "--bundle", bundle, "--pid-file", pidFile, id];
+  }
+
+  /** `exec`, detached: the process becomes a child of the nearest subreaper, the monitor. */
+  execArgv(id: string, command: readonly string[], pidFile: string, logFile: string): string[] {
+    return [...this.#argv(logFile), "exec", "--detach", "--pid-file", pidFile, id, ...command];
+  }
+
+  /** @throws CribError with the runtime's own message. */
+  async start(id: string): Promise<void> {
+    const result = await this.#run(["start", id]);
+    if (result.exitCode !== 0) throw this.#failure("start", id, result);
+  }
+
+  /** Removes the runtime's state and cgroup of a container, killing what is left; missing is fine. */
+  async delete(id: string): Promise<void> {
+    const result = await this.#run(["delete", "--force", id]);
+    if (result.exitCode === 0 || /does not exist|no such (file|container)/i.test(result.stderr)) {
+      return;
+    }
+    throw this.#failure("delete", id, result);
+  }
+
+  /** What `features` says; a runtime that has no such command has no optional features. */
+  features(): Promise<RuntimeFeatures> {
+    this.#features ??= this.#run(["features"]).then(
+      (result) => (result.exitCode === 0 ? parseFeatures(result.stdout) : noFeatures),
+      () => noFeatures,
+    );
+    return this.#features;
+  }
+
+  /** The message of the last error in a `--log` file, or undefined. */
+  readLog(logFile: string): string | undefined {
+    return lastLogError(logFile);
+  }
+
+  #argv(logFile?: string): string[] {
+    const argv = [this.path, "--root", this.#root];
+    if (this.#systemdCgroup) argv.push("--systemd-cgroup");
+    if (logFile !== undefined) argv.push("--log", logFile, "--log-format", "json");
+    return argv;
+  }
+
+  async #run(command: string[]): Promise<CommandResult> {
+    try {
+      return await runCommand([...this.#argv(), ...command], { deadlineMs: COMMAND_DEADLINE_MS });
+    } catch (error) {
+      throw new CribError(
+        "FailedPrecondition",
+        `runtime handler ${this.handler}: cannot run ${this.path}: ${messageOf(error)}`,
+        { cause: error },
+      );
+    }
+  }
+
+  #failure(verb: string, id: string, result: CommandResult): CribError {
+    if (result.timedOut) {
+      return new CribError(
+        "DeadlineExceeded",
+        `${this.handler} ${verb} ${id} did not end within ${COMMAND_DEADLINE_MS / 1000} s`,
+      );
+    }
+    const detail = result.stderr.trim().split("\n").at(-1) ?? "";
+    const message = /msg="((?:[^"\\]|\\.)*)"/.exec(detail)?.[1]?.replaceAll('\\"', '"') ?? detail;
+    return new CribError(
+      "Internal",
+      `${this.handler} ${verb} ${id}: ${message || `exit status ${result.exitCode}`}`,
+    );
+  }
+}
+
+function lastLogError(logFile: string): string | undefined {
+  let text: string;
+  try {
+    text = readFileSync(logFile, "utf8");
+  } catch {
+    return undefined;
+  }
+  for (const line of text.trim().split("\n").reverse()) {
+    try {
+      const entry: unknown = JSON.parse(line);
+      if (typeof entry !== "object" || entry === null || !("msg" in entry)) continue;
+      const level = "level" in entry ? entry.level : "error";
+      if (level === "error" || level === "fatal") return String(entry.msg);
+    } catch {
+      // A line that was cut short says nothing.
+    }
+  }
+  return undefined;
+}

@@ -1,0 +1,56 @@
+import { mkdir, rm, writeFile } from "node:fs/promises";
+import { messageOf } from "../error.ts";
+import { runCommand } from "../linux/command.ts";
+import type { OciRuntime } from "./oci-runtime.ts";
+
+export interface ProbeOptions {
+  /** A scratch directory of the probe's own. */
+  directory: string;
+  systemdCgroup: boolean;
+}
+
+const PROBE_DEADLINE_MS = 10_000;
+
+/** The smallest bundle that makes a runtime set up cgroups, namespaces and a root. */
+function bundle(id: string, options: ProbeOptions): object {
+  return {
+    ociVersion: "1.0.2",
+    root: { path: "rootfs", readonly: true },
+    process: { user: { uid: 0, gid: 0 }, args: ["/probe"], cwd: "/", noNewPrivileges: true },
+    mounts: [{ destination: "/proc", type: "proc", source: "proc" }],
+    linux: {
+      cgroupsPath: options.systemdCgroup ? `system.slice:crib:${id}` : `/${id}`,
+      namespaces: [{ type: "mount" }, { type: "pid" }, { type: "network" }],
+    },
+  };
+}
+
+/**
+ * Makes a container and removes it again. Nothing is started: the "program" is an empty file.
+ *
+ * @returns "" when the runtime works, else what it said.
+ */
+export async function probeRuntime(runtime: OciRuntime, options: ProbeOptions): Promise<string> {
+  const id = `crib-probe-${runtime.handler}-${process.pid}`;
+  const { directory } = options;
+  const pidFile = `${directory}/pid`;
+  const logFile = `${directory}/log`;
+  await rm(directory, { recursive: true, force: true });
+  await mkdir(`${directory}/rootfs/proc`, { recursive: true, mode: 0o700 });
+  try {
+    await writeFile(`${directory}/rootfs/probe`, "", { mode: 0o755 });
+    await writeFile(`${directory}/config.json`, JSON.stringify(bundle(id, options)));
+    const argv = runtime.createArgv(id, directory, pidFile, logFile);
+    const result = await runCommand(argv, { deadlineMs: PROBE_DEADLINE_MS });
+    if (result.exitCode === 0) return "";
+    const said = runtime.readLog(logFile) ?? `exit status ${result.exitCode}`;
+    return `${runtime.path} does not work on this host: ${
+      result.timedOut ? `no answer within ${PROBE_DEADLINE_MS / 1000} s` : said
+    }`;
+  } catch (error) {
+    return `${runtime.path} cannot be run: ${messageOf(error)}`;
+  } finally {
+    await runtime.delete(id).catch(() => undefined);
+    await rm(directory, { recursive: true, force: true });
+  }
+}
