@@ -82,11 +82,14 @@ const PR_CAPBSET_DROP = 24;
 const PR_SET_NO_NEW_PRIVS = 38;
 
 /**
- * Keeps only `keep` of what the calling thread has, in its effective, permitted and bounding sets;
- * the inheritable set becomes empty. Names that it does not have are no error.
+ * Keeps only `keep` of `permitted` (what the calling thread has) in its effective, permitted and
+ * bounding sets; the inheritable set becomes empty. Names that it does not have are no error. After a
+ * chroot /proc is gone: read `permitted` before.
  */
-export function keepOnlyCapabilities(keep: readonly Capability[]): void {
-  const { permitted } = readCapabilities();
+export function keepOnlyCapabilities(
+  keep: readonly Capability[],
+  permitted: readonly Capability[] = readCapabilities().permitted,
+): void {
   for (let number = 0; c.prctl(PR_CAPBSET_READ, number, 0, 0, 0) >= 0; number++) {
     const name = NAMES[number];
     if (name !== undefined && keep.includes(name)) continue;

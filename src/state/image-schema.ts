@@ -1,2 +1,39 @@
-/** Tables of the image and layer store (src/image, src/storage). */
-export const imageSchema = "";
+/**
+ * Tables of the image and layer store (src/image, src/storage).
+ *
+ * A layer's row is what makes its directory a layer: it is written after the directory is whole and on
+ * disk, and a directory without a row is an orphan. `layer_holds` counts references of everything that
+ * is not an image: a container ("container/ID") or a pull that runs ("pull/ID").
+ */
+export const imageSchema = `
+  CREATE TABLE layers (
+    chain_id TEXT PRIMARY KEY,
+    diff_id TEXT NOT NULL,
+    directory TEXT NOT NULL UNIQUE,
+    bytes INTEGER NOT NULL,
+    inodes INTEGER NOT NULL
+  ) STRICT;
+  CREATE TABLE layer_holds (
+    holder TEXT NOT NULL,
+    chain_id TEXT NOT NULL REFERENCES layers (chain_id),
+    PRIMARY KEY (holder, chain_id)
+  ) STRICT;
+  CREATE INDEX layer_holds_by_layer ON layer_holds (chain_id);
+  CREATE TABLE images (
+    id TEXT PRIMARY KEY,
+    config TEXT NOT NULL,
+    annotations TEXT NOT NULL
+  ) STRICT;
+  CREATE TABLE image_layers (
+    image_id TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+    position INTEGER NOT NULL,
+    chain_id TEXT NOT NULL REFERENCES layers (chain_id),
+    PRIMARY KEY (image_id, position)
+  ) STRICT;
+  CREATE INDEX image_layers_by_layer ON image_layers (chain_id);
+  CREATE TABLE image_names (
+    name TEXT PRIMARY KEY,
+    image_id TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE
+  ) STRICT;
+  CREATE INDEX image_names_by_image ON image_names (image_id);
+`;

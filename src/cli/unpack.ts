@@ -1,0 +1,139 @@
+/**
+ * `crib unpack`: unpacks one layer from standard input into a directory. Only `crib serve` calls it.
+ *
+ * A process of its own per layer, so that it can be locked into the layer's directory (chroot), lose
+ * all privileges that unpacking does not need, and be killed. It does everything synchronously.
+ */
+import { createHash } from "node:crypto";
+import { readSync, writeSync } from "node:fs";
+import { parseArgs } from "node:util";
+import { messageOf } from "../error.ts";
+import { createDecoder, DecodeError } from "../image/decoder.ts";
+import { LayerWriter } from "../image/layer-writer.ts";
+import { TarParser } from "../image/tar.ts";
+import { TarError } from "../image/tar-error.ts";
+import {
+  type Capability,
+  keepOnlyCapabilities,
+  readCapabilities,
+  setNoNewPrivileges,
+} from "../linux/capabilities.ts";
+import { changeRoot, syncFileSystem } from "../linux/file.ts";
+
+const READ_BYTES = 256 * 1024;
+const PROGRESS_INTERVAL_MS = 1000;
+const EAGAIN_PAUSE_MS = 1;
+
+const CAPABILITIES: readonly Capability[] = [
+  "CHOWN",
+  "DAC_OVERRIDE",
+  "FOWNER",
+  "FSETID",
+  "MKNOD",
+  "SETFCAP",
+  "SYS_ADMIN", // trusted.* extended attributes
+];
+
+/** One line of standard output. The last one is a result or a failure. */
+export type UnpackReport =
+  | { kind: "progress"; bytes: number }
+  | { kind: "done"; diffId: string; bytes: number; inodes: number }
+  | { kind: "failed"; reason: "archive" | "decode" | "disk-full" | "system"; message: string };
+
+/**
+ * `unpack --directory DIR --max-bytes N --max-entries N`. Reports lines of JSON (`UnpackReport`) on
+ * standard output; exits 0 when the layer is whole and on disk, else 1.
+ */
+export function unpack(args: readonly string[]): void {
+  let report: UnpackReport;
+  try {
+    report = run(args);
+  } catch (error) {
+    report = { kind: "failed", reason: reasonOf(error), message: messageOf(error) };
+  }
+  say(report);
+  process.exit(report.kind === "done" ? 0 : 1);
+}
+
+function run(args: readonly string[]): UnpackReport {
+  const { values } = parseArgs({
+    args: [...args],
+    options: {
+      directory: { type: "string" },
+      "max-bytes": { type: "string" },
+      "max-entries": { type: "string" },
+    },
+  });
+  if (values.directory === undefined) throw new Error("--directory is missing");
+  const maxBytes = positive(values["max-bytes"], "--max-bytes");
+  const maxEntries = positive(values["max-entries"], "--max-entries");
+  confine(values.directory);
+  const writer = new LayerWriter({ maxEntries });
+  const diffId = pipe(new TarParser(writer), maxBytes);
+  const usage = writer.finish();
+  // Before the row that makes it a layer: an image must be whole after a power cut.
+  syncFileSystem("/");
+  return { kind: "done", diffId, ...usage };
+}
+
+function positive(text: string | undefined, name: string): number {
+  const value = Number(text);
+  if (!Number.isSafeInteger(value) || value <= 0) throw new Error(`${name}: not a number`);
+  return value;
+}
+
+function confine(directory: string): void {
+  const { permitted } = readCapabilities();
+  process.umask(0);
+  changeRoot(directory);
+  setNoNewPrivileges();
+  keepOnlyCapabilities(CAPABILITIES, permitted);
+}
+
+/** Reads standard input to its end through decoder, digest and parser; returns the diffID. */
+function pipe(parser: TarParser, maxBytes: number): string {
+  const hash = createHash("sha256");
+  let bytes = 0;
+  let reportedAt = performance.now();
+  const decoder = createDecoder((chunk) => {
+    bytes += chunk.length;
+    if (bytes > maxBytes) {
+      throw new TarError(`more than ${maxBytes} bytes unpacked (image.max_layer_bytes)`);
+    }
+    hash.update(chunk);
+    parser.push(chunk);
+    const now = performance.now();
+    if (now - reportedAt < PROGRESS_INTERVAL_MS) return;
+    reportedAt = now;
+    say({ kind: "progress", bytes });
+  });
+  const input = Buffer.alloc(READ_BYTES);
+  for (let count = read(input); count > 0; count = read(input)) {
+    decoder.write(input.subarray(0, count));
+  }
+  decoder.end();
+  parser.finish();
+  return `sha256:${hash.digest("hex")}`;
+}
+
+function read(input: Buffer): number {
+  for (;;) {
+    try {
+      return readSync(0, input, 0, input.length, null);
+    } catch (error) {
+      if ((error as { code?: unknown }).code !== "EAGAIN") throw error;
+      Bun.sleepSync(EAGAIN_PAUSE_MS);
+    }
+  }
+}
+
+function say(report: UnpackReport): void {
+  writeSync(1, `${JSON.stringify(report)}\n`);
+}
+
+function reasonOf(error: unknown): "archive" | "decode" | "disk-full" | "system" {
+  if (error instanceof TarError) return "archive";
+  if (error instanceof DecodeError) return "decode";
+  const code = (error as { code?: unknown }).code;
+  return code === "ENOSPC" || code === "EDQUOT" ? "disk-full" : "system";
+}

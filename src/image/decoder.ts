@@ -1,0 +1,133 @@
+/**
+ * Synchronous, streaming decompression of layers, for the unpack child: gzip (all members), zstd (all
+ * frames) or none, told by the first bytes as other engines do, since media types are often wrong.
+ *
+ * node:zlib offers no synchronous stream, so this drives the handle inside its stream objects: 1.5
+ * times as fast as `createGunzip`, in half the memory. The handle is private to Bun, whose version is
+ * pinned; test/unit/image-decoder.test.ts notices when it changes. `Bun.gunzipSync` is no way out: it
+ * returns only the first gzip member.
+ */
+import { constants, createGunzip, createZstdDecompress } from "node:zlib";
+
+/** The compressed bytes are damaged or cut off. */
+export class DecodeError extends Error {
+  override readonly name = "DecodeError";
+}
+
+export interface Decoder {
+  /** Decodes the next bytes; what comes out is lent to `sink` for the length of its call. */
+  write(chunk: Buffer): void;
+  /** Says that no more bytes come; throws `DecodeError` when a gzip member is cut off. */
+  end(): void;
+}
+
+interface Handle {
+  writeSync(
+    flush: number,
+    input: Buffer,
+    inputOffset: number,
+    inputLength: number,
+    output: Buffer,
+    outputOffset: number,
+    outputLength: number,
+  ): void;
+  onerror: (message: string) => void;
+}
+
+interface Internals {
+  _handle: Handle;
+  /** [bytes of output space left, bytes of input left], set by each `writeSync`. */
+  _writeState: Uint32Array;
+}
+
+const OUTPUT_BYTES = 256 * 1024;
+const MAGIC_BYTES = 4;
+const NOTHING = Buffer.alloc(0);
+
+/** Tells the compression by the first (up to) four bytes. */
+export function detectCompression(magic: Uint8Array): "gzip" | "zstd" | "none" {
+  const [a, b, c, d] = magic;
+  if (a === 0x1f && b === 0x8b) return "gzip";
+  if (a === 0x28 && b === 0xb5 && c === 0x2f && d === 0xfd) return "zstd";
+  // A skippable zstd frame, as zstd:chunked and pzstd put in front.
+  if (a !== undefined && (a & 0xf0) === 0x50 && b === 0x2a && c === 0x4d && d === 0x18)
+    return "zstd";
+  return "none";
+}
+
+/** A decoder that finds out the compression itself. */
+export function createDecoder(sink: (chunk: Buffer) => void): Decoder {
+  let head: Buffer = NOTHING;
+  let decoder: Decoder | undefined;
+  const begin = (): Decoder => {
+    const kind = detectCompression(head);
+    decoder = kind === "none" ? { write: sink, end() {} } : new HandleDecoder(kind, sink);
+    if (head.length > 0) decoder.write(head);
+    return decoder;
+  };
+  return {
+    write(chunk) {
+      if (decoder !== undefined) return decoder.write(chunk);
+      head = head.length === 0 ? chunk : Buffer.concat([head, chunk]);
+      if (head.length >= MAGIC_BYTES) begin();
+      else head = Buffer.from(head);
+    },
+    end() {
+      (decoder ?? begin()).end();
+    },
+  };
+}
+
+class HandleDecoder implements Decoder {
+  readonly #handle: Handle;
+  readonly #state: Uint32Array;
+  readonly #sink: (chunk: Buffer) => void;
+  readonly #output = Buffer.alloc(OUTPUT_BYTES);
+  readonly #finish: number;
+  readonly #kind: string;
+  #error: string | undefined;
+  #padding = false;
+
+  constructor(kind: "gzip" | "zstd", sink: (chunk: Buffer) => void) {
+    const stream = kind === "gzip" ? createGunzip() : createZstdDecompress();
+    const internals = stream as unknown as Internals;
+    this.#kind = kind;
+    this.#handle = internals._handle;
+    this.#state = internals._writeState;
+    this.#handle.onerror = (message) => {
+      this.#error = message;
+    };
+    this.#finish = kind === "gzip" ? constants.Z_FINISH : constants.ZSTD_e_end;
+    this.#sink = sink;
+  }
+
+  write(chunk: Buffer): void {
+    this.#run(constants.Z_NO_FLUSH, chunk);
+  }
+
+  end(): void {
+    if (!this.#padding) this.#run(this.#finish, NOTHING);
+  }
+
+  #run(flush: number, input: Buffer): void {
+    let offset = 0;
+    for (;;) {
+      if (this.#padding) return this.#skipPadding(input.subarray(offset));
+      const before = input.length - offset;
+      this.#handle.writeSync(flush, input, offset, before, this.#output, 0, OUTPUT_BYTES);
+      if (this.#error !== undefined) throw new DecodeError(`${this.#kind}: ${this.#error}`);
+      const [space = 0, left = 0] = this.#state;
+      if (space < OUTPUT_BYTES) this.#sink(this.#output.subarray(0, OUTPUT_BYTES - space));
+      offset += before - left;
+      // Nothing taken, nothing given: what follows the last gzip member is padding of zeros.
+      if (left > 0 && left === before && space === OUTPUT_BYTES) this.#padding = true;
+      else if (left === 0 && space > 0) return;
+    }
+  }
+
+  #skipPadding(rest: Buffer): void {
+    if (rest.some((byte) => byte !== 0)) {
+      throw new DecodeError(`${this.#kind}: bytes that are no ${this.#kind} follow the end`);
+    }
+  }
+}

@@ -1,0 +1,273 @@
+/**
+ * Writes a layer's entries below "/", which is the layer's directory: the unpack child has changed its
+ * root to it. Everything resolves inside that root; nothing that exists is ever opened or followed as
+ * a last component. Whiteouts become overlayfs's own marks.
+ */
+import {
+  chmodSync,
+  closeSync,
+  constants,
+  fchmodSync,
+  fchownSync,
+  fstatSync,
+  lchownSync,
+  linkSync,
+  lstatSync,
+  mkdirSync,
+  openSync,
+  rmSync,
+  symlinkSync,
+  unlinkSync,
+  writeSync,
+} from "node:fs";
+import { deviceNumber, mknod, setTimes, setXattr } from "../linux/file.ts";
+import { SyscallError } from "../linux/libc.ts";
+import { type LayerPath, placeEntry, quote, splitPath, toBytes } from "./layer-path.ts";
+import type { TarEntry, TarSink } from "./tar.ts";
+import { TarError } from "./tar-error.ts";
+
+const { O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY, S_IFBLK, S_IFCHR, S_IFIFO } = constants;
+const PARENT_MODE = 0o755;
+const BLOCK_BYTES = 512;
+const OPAQUE_XATTR = "trusted.overlay.opaque";
+const OPAQUE_VALUE = Buffer.from("y");
+const RESERVED_XATTR = /^(?:trusted|user)\.overlay(?:\.|$)/;
+/** Labels belong to the host's policy, not to the image. */
+const IGNORED_XATTR = "security.selinux";
+
+export class LayerWriter implements TarSink {
+  readonly #maxEntries: number;
+  #entries = 0;
+  #inodes = 0;
+  #bytes = 0;
+  #file: { fd: number; path: Buffer; entry: TarEntry } | undefined;
+  /** In the order of their making; times are set last, in reverse, since their content changes them. */
+  readonly #directories: Array<{ path: Buffer; entry: TarEntry }> = [];
+
+  constructor(options: { maxEntries: number }) {
+    this.#maxEntries = options.maxEntries;
+  }
+
+  entry(entry: TarEntry): void {
+    this.#entries += 1;
+    if (this.#entries > this.#maxEntries) {
+      throw new TarError(`more than ${this.#maxEntries} entries (image.max_layer_entries)`);
+    }
+    for (const name of entry.xattrs.keys()) checkXattr(name, entry);
+    const placement = placeEntry(entry.name);
+    if (placement.kind === "ignored") return;
+    if (placement.kind === "whiteout") return this.#whiteout(placement.path);
+    if (placement.kind === "opaque") return this.#opaque(placement.path);
+    try {
+      this.#make(placement.path, entry);
+    } catch (error) {
+      throw explain(error, entry);
+    }
+  }
+
+  data(chunk: Buffer): void {
+    const file = this.#file;
+    if (file === undefined) return;
+    let offset = 0;
+    while (offset < chunk.length) offset += writeSync(file.fd, chunk, offset);
+  }
+
+  end(): void {
+    const file = this.#file;
+    if (file === undefined) return;
+    this.#file = undefined;
+    const { fd, path, entry } = file;
+    try {
+      fchownSync(fd, entry.uid, entry.gid);
+      fchmodSync(fd, entry.mode);
+      setXattrs(path, entry);
+      this.#bytes += fstatSync(fd).blocks * BLOCK_BYTES;
+    } catch (error) {
+      throw explain(error, entry);
+    } finally {
+      closeSync(fd);
+    }
+    setTimes(path, entry.atime, entry.mtime);
+  }
+
+  /** Sets the directories' times; returns what the layer takes on disk, its root included. */
+  finish(): { bytes: number; inodes: number } {
+    for (const { path, entry } of this.#directories.reverse()) {
+      const stat = lstatSync(path, { throwIfNoEntry: false });
+      if (stat?.isDirectory()) setTimes(path, entry.atime, entry.mtime);
+    }
+    const root = lstatSync("/").blocks * BLOCK_BYTES;
+    return { bytes: this.#bytes + root, inodes: this.#inodes + 1 };
+  }
+
+  #make(path: LayerPath, entry: TarEntry): void {
+    const bytes = toBytes(path);
+    if (entry.type === "directory") return this.#makeDirectory(path, bytes, entry);
+    if (path.length === 0) throw new TarError("the layer's root is no directory");
+    switch (entry.type) {
+      case "file":
+        this.#file = { fd: this.#create(path, () => openNew(bytes)), path: bytes, entry };
+        this.#inodes += 1;
+        return;
+      case "hardlink":
+        return this.#makeLink(path, bytes, entry);
+      case "symlink":
+        this.#create(path, () => symlinkSync(entry.linkName, bytes));
+        break;
+      case "char":
+      case "block":
+        this.#create(path, () => mknod(bytes, deviceMode(entry), deviceOf(entry)));
+        break;
+      case "fifo":
+        this.#create(path, () => mknod(bytes, S_IFIFO | 0o600));
+        break;
+    }
+    this.#inodes += 1;
+    lchownSync(bytes, entry.uid, entry.gid);
+    if (entry.type !== "symlink") chmodSync(bytes, entry.mode);
+    setXattrs(bytes, entry);
+    setTimes(bytes, entry.atime, entry.mtime);
+  }
+
+  #makeDirectory(path: LayerPath, bytes: Buffer, entry: TarEntry): void {
+    if (path.length > 0) this.#ensureDirectory(path, bytes, 0o700);
+    lchownSync(bytes, entry.uid, entry.gid);
+    chmodSync(bytes, entry.mode);
+    setXattrs(bytes, entry);
+    this.#directories.push({ path: bytes, entry });
+  }
+
+  #makeLink(path: LayerPath, bytes: Buffer, entry: TarEntry): void {
+    const target = toBytes(splitPath(entry.linkName));
+    if (target.equals(bytes)) throw new TarError("a hard link to itself");
+    this.#create(path, () => linkSync(target, bytes));
+  }
+
+  /** Runs `make`; makes room or parents when they are in the way or missing. */
+  #create<T>(path: LayerPath, make: () => T): T {
+    try {
+      return make();
+    } catch (error) {
+      const code = codeOf(error);
+      if (code === "EEXIST") this.#remove(toBytes(path));
+      else if (code === "ENOENT" || code === "ENOTDIR") this.#makeParents(path);
+      else throw error;
+      return make();
+    }
+  }
+
+  #ensureDirectory(path: LayerPath, bytes: Buffer, mode: number): void {
+    try {
+      mkdirSync(bytes, { mode });
+    } catch (error) {
+      const code = codeOf(error);
+      if (code === "ENOENT" || code === "ENOTDIR") {
+        this.#makeParents(path);
+        return this.#ensureDirectory(path, bytes, mode);
+      }
+      if (code !== "EEXIST") throw error;
+      const existing = lstatSync(bytes);
+      if (existing.isDirectory()) return;
+      this.#remove(bytes);
+      mkdirSync(bytes, { mode });
+      // A whiteout and a directory of one name: the directory replaces what lies below.
+      if (isWhiteout(existing)) setXattr(bytes, OPAQUE_XATTR, OPAQUE_VALUE);
+    }
+    this.#inodes += 1;
+    this.#bytes += lstatSync(bytes).blocks * BLOCK_BYTES;
+  }
+
+  /** Makes the missing directories above `path`, which the archive does not mention. */
+  #makeParents(path: LayerPath): void {
+    for (let depth = 1; depth < path.length; depth++) {
+      const parent = path.slice(0, depth);
+      const bytes = toBytes(parent);
+      const existing = lstatSync(bytes, { throwIfNoEntry: false });
+      if (existing?.isDirectory() || existing?.isSymbolicLink()) continue;
+      if (existing !== undefined && !isWhiteout(existing)) {
+        throw new TarError(`${quote(bytes)} is no directory, but has an entry below it`);
+      }
+      this.#ensureDirectory(parent, bytes, PARENT_MODE);
+    }
+  }
+
+  #whiteout(path: LayerPath): void {
+    const bytes = toBytes(path);
+    const existing = lstatSync(bytes, { throwIfNoEntry: false });
+    if (existing === undefined) {
+      this.#create(path, () => mknod(bytes, S_IFCHR, 0));
+      this.#inodes += 1;
+    } else if (existing.isDirectory()) {
+      // The mark hides lower layers only: what this layer itself has stays.
+      setXattr(bytes, OPAQUE_XATTR, OPAQUE_VALUE);
+    }
+  }
+
+  #opaque(path: LayerPath): void {
+    const bytes = toBytes(path);
+    if (path.length > 0) this.#ensureDirectory(path, bytes, PARENT_MODE);
+    setXattr(bytes, OPAQUE_XATTR, OPAQUE_VALUE);
+  }
+
+  /** A later entry replaces an earlier one of the same name, whatever that is. */
+  #remove(bytes: Buffer): void {
+    const existing = lstatSync(bytes);
+    if (existing.isDirectory()) rmSync(bytes, { recursive: true });
+    else unlinkSync(bytes);
+    if (existing.nlink > 1 && !existing.isDirectory()) return;
+    this.#inodes -= 1;
+    this.#bytes -= existing.blocks * BLOCK_BYTES;
+  }
+}
+
+function openNew(path: Buffer): number {
+  return openSync(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
+}
+
+function deviceMode(entry: TarEntry): number {
+  return (entry.type === "char" ? S_IFCHR : S_IFBLK) | 0o600;
+}
+
+function deviceOf(entry: TarEntry): number {
+  const { major, minor } = entry;
+  if (major > 0xfff || minor > 0xfffff) throw new TarError(`device ${major}:${minor}`);
+  return deviceNumber(major, minor);
+}
+
+function isWhiteout(stat: { isCharacterDevice(): boolean; rdev: number }): boolean {
+  return stat.isCharacterDevice() && stat.rdev === 0;
+}
+
+function checkXattr(name: string, entry: TarEntry): void {
+  if (RESERVED_XATTR.test(name) || name.includes("\0")) {
+    throw new TarError(`${quote(entry.name)}: extended attribute ${name} is not allowed`);
+  }
+}
+
+/** Attributes that the file system cannot hold are left out; a lost capability is an error. */
+function setXattrs(path: Buffer, entry: TarEntry): void {
+  for (const [name, value] of entry.xattrs) {
+    if (name === IGNORED_XATTR) continue;
+    try {
+      setXattr(path, name, value);
+    } catch (error) {
+      const code = codeOf(error);
+      const mayFail = code === "EOPNOTSUPP" || (code === "EPERM" && name.startsWith("user."));
+      if (!mayFail || name === "security.capability") throw error;
+    }
+  }
+}
+
+function codeOf(error: unknown): unknown {
+  return (error as { code?: unknown }).code;
+}
+
+/** Names the entry in a failure that is the archive's fault; a full disk stays what it is. */
+function explain(error: unknown, entry: TarEntry): unknown {
+  if (error instanceof TarError || ENVIRONMENT.has(String(codeOf(error)))) return error;
+  const cause =
+    error instanceof SyscallError || error instanceof Error ? error.message : String(error);
+  return new TarError(`entry ${quote(entry.name)} (${entry.type}): ${cause}`);
+}
+
+const ENVIRONMENT = new Set(["ENOSPC", "EDQUOT", "EIO", "EROFS", "EMFILE", "ENFILE", "ENOMEM"]);

@@ -1,0 +1,91 @@
+/** One 512-byte header of a tar archive: v7, ustar and GNU (tar(5) of libarchive, POSIX.1-1988). */
+import { TarError } from "./tar-error.ts";
+
+export const BLOCK_BYTES = 512;
+
+/** A header as it stands; `type` is the type flag's character. */
+export interface TarHeader {
+  name: Buffer;
+  linkName: Buffer;
+  type: string;
+  mode: number;
+  uid: number;
+  gid: number;
+  size: number;
+  mtimeSeconds: number;
+  major: number;
+  minor: number;
+}
+
+/** Reads a header block. Throws `TarError` when the checksum or a number is wrong. */
+export function parseHeader(block: Buffer): TarHeader {
+  checkSum(block);
+  const magic = block.toString("latin1", 257, 265);
+  const isUstar = magic.startsWith("ustar\0");
+  const hasDevices = isUstar || magic === "ustar  \0";
+  const prefix = isUstar ? text(block, 345, 155) : Buffer.alloc(0);
+  const name = text(block, 0, 100);
+  return {
+    name: prefix.length === 0 ? name : Buffer.concat([prefix, Buffer.from("/"), name]),
+    linkName: text(block, 157, 100),
+    type: String.fromCharCode(block[156] ?? 0),
+    mode: number(block, 100, 8, "mode"),
+    uid: natural(block, 108, 8, "uid"),
+    gid: natural(block, 116, 8, "gid"),
+    size: natural(block, 124, 12, "size"),
+    mtimeSeconds: number(block, 136, 12, "mtime"),
+    major: hasDevices ? natural(block, 329, 8, "devmajor") : 0,
+    minor: hasDevices ? natural(block, 337, 8, "devminor") : 0,
+  };
+}
+
+/** The sum of all bytes with the checksum's own field as spaces; old writers summed signed bytes. */
+function checkSum(block: Buffer): void {
+  const expected = number(block, 148, 8, "checksum");
+  let unsigned = 0;
+  let signed = 0;
+  for (let index = 0; index < BLOCK_BYTES; index++) {
+    const byte = index >= 148 && index < 156 ? 0x20 : (block[index] ?? 0);
+    unsigned += byte;
+    signed += byte > 127 ? byte - 256 : byte;
+  }
+  if (expected !== unsigned && expected !== signed) {
+    throw new TarError("not a tar archive, or damaged: a header's checksum is wrong");
+  }
+}
+
+function text(block: Buffer, offset: number, length: number): Buffer {
+  const field = block.subarray(offset, offset + length);
+  const end = field.indexOf(0);
+  return Buffer.from(end < 0 ? field : field.subarray(0, end));
+}
+
+function natural(block: Buffer, offset: number, length: number, what: string): number {
+  const value = number(block, offset, length, what);
+  if (value < 0) throw new TarError(`${what} is negative`);
+  return value;
+}
+
+/** Octal digits, or base 256 (two's complement) when the first byte's high bit is set. */
+function number(block: Buffer, offset: number, length: number, what: string): number {
+  const first = block[offset] ?? 0;
+  if ((first & 0x80) !== 0) return base256(block.subarray(offset, offset + length), what);
+  const digits = block
+    .toString("latin1", offset, offset + length)
+    .replace(/\0[^]*$/, "")
+    .trim();
+  if (digits === "") return 0;
+  const value = /^[0-7]+$/.test(digits) ? Number.parseInt(digits, 8) : Number.NaN;
+  if (!Number.isSafeInteger(value)) throw new TarError(`${what}: not an octal number`);
+  return value;
+}
+
+function base256(field: Buffer, what: string): number {
+  const negative = ((field[0] ?? 0) & 0x40) !== 0;
+  let value = BigInt(negative ? (field[0] ?? 0) - 256 : (field[0] ?? 0) & 0x7f);
+  for (const byte of field.subarray(1)) value = value * 256n + BigInt(byte);
+  if (value > BigInt(Number.MAX_SAFE_INTEGER) || value < BigInt(Number.MIN_SAFE_INTEGER)) {
+    throw new TarError(`${what} is out of range`);
+  }
+  return Number(value);
+}

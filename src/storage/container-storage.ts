@@ -1,0 +1,164 @@
+/**
+ * A container's file system: its image's layers with a writable directory on top.
+ *
+ * `<root>/containers/<id>/` holds `diff` (what the container writes), `work` (overlayfs's own) and
+ * `merged` (the mount point, the container's rootfs). The layers are held in SQLite for as long as the
+ * directory is there, so that removing the image does not take them away.
+ */
+import type { Database } from "bun:sqlite";
+import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
+import { rm } from "node:fs/promises";
+import { join, relative } from "node:path";
+import { CribError, messageOf } from "../error.ts";
+import { SyscallError } from "../linux/libc.ts";
+import { isMountPoint, unmount } from "../linux/mount.ts";
+import { log } from "../observe/log.ts";
+import { type Layer, LayerStore } from "./layers.ts";
+import { mountOverlay } from "./overlay.ts";
+import { diskUsage } from "./usage.ts";
+
+const UNMOUNT_TRIES = 20;
+const UNMOUNT_PAUSE_MS = 50;
+const RM_RETRIES = 3;
+const ID = /^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/;
+
+export class ContainerStorage {
+  readonly #directory: string;
+  readonly #layers: LayerStore;
+
+  constructor(options: { root: string; database: Database }) {
+    this.#directory = join(options.root, "containers");
+    this.#layers = new LayerStore(options);
+    // As for layers: the host's users must not reach a container's setuid programs.
+    mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
+    chmodSync(this.#directory, 0o700);
+  }
+
+  /** Ids that have a directory or hold layers (for recovery). */
+  list(): string[] {
+    const holders = this.#layers.holders("container/").map((name) => name.slice(10));
+    return [...new Set([...readdirSync(this.#directory), ...holders])];
+  }
+
+  /**
+   * Makes the directories and mounts the overlay; returns the mount point.
+   *
+   * @throws CribError NotFound: a layer is gone; ResourceExhausted: the disk is full. Nothing is left.
+   *   AlreadyExists: the container has a directory, which stays as it is.
+   */
+  async prepare(containerId: string, chainIds: readonly string[]): Promise<{ rootfs: string }> {
+    const path = this.#path(containerId);
+    if (existsSync(path)) throw new CribError("AlreadyExists", `container ${containerId}: ${path}`);
+    try {
+      const layers = this.#layers.holdAll(holderOf(containerId), chainIds);
+      this.#makeDirectories(containerId, layers);
+      this.mount(containerId, chainIds);
+      return { rootfs: this.rootfs(containerId) };
+    } catch (error) {
+      await this.remove(containerId);
+      throw storageError(containerId, error);
+    }
+  }
+
+  /** `merged`: the mount point, whether mounted or not. */
+  rootfs(containerId: string): string {
+    return join(this.#path(containerId), "merged");
+  }
+
+  /** Mounts the overlay of a prepared container unless it is mounted: after a reboot, say. */
+  mount(containerId: string, chainIds: readonly string[]): void {
+    const target = this.rootfs(containerId);
+    if (isMountPoint(target)) return;
+    const lowers = chainIds.map((chainId) => {
+      const layer = this.#layers.get(chainId);
+      if (layer === undefined) {
+        throw new CribError("NotFound", `container ${containerId}: layer ${chainId} is not there`);
+      }
+      return layer.directory;
+    });
+    // overlayfs wants at least one lower directory, also for an image without layers.
+    if (lowers.length === 0) lowers.push(this.#makeEmpty(containerId));
+    mountOverlay({
+      layersDirectory: this.#layers.directory,
+      lowers,
+      upper: join(this.#path(containerId), "diff"),
+      work: join(this.#path(containerId), "work"),
+      target,
+    });
+  }
+
+  /**
+   * Unmounts the overlay; no error when it is not mounted. While something keeps it busy it is tried
+   * again for a second; then it is detached, so that it goes when the last user does.
+   */
+  async unmount(containerId: string): Promise<void> {
+    const target = this.rootfs(containerId);
+    for (let attempt = 1; attempt <= UNMOUNT_TRIES; attempt++) {
+      try {
+        // Mounts may lie on top of each other.
+        while (unmount(target));
+        return;
+      } catch (error) {
+        if (!(error instanceof SyscallError) || error.code !== "EBUSY") throw error;
+        await Bun.sleep(UNMOUNT_PAUSE_MS);
+      }
+    }
+    log().warn({ containerId, target }, "the rootfs is busy: detached");
+    unmount(target, { detach: true });
+  }
+
+  /** Unmounts and deletes all of the container's files, and lets go of its layers. Idempotent. */
+  async remove(containerId: string): Promise<void> {
+    await this.unmount(containerId);
+    const path = this.#path(containerId);
+    if (isMountPoint(this.rootfs(containerId))) {
+      throw new CribError("Internal", `container ${containerId}: ${path}/merged is still mounted`);
+    }
+    await rm(path, { recursive: true, force: true, maxRetries: RM_RETRIES });
+    await this.#layers.release(holderOf(containerId));
+  }
+
+  /** What the container has written, on disk. Zero when it has no directory. */
+  usage(containerId: string): Promise<{ bytes: number; inodes: number }> {
+    return diskUsage(join(this.#path(containerId), "diff"));
+  }
+
+  #makeDirectories(containerId: string, layers: readonly Layer[]): void {
+    const path = this.#path(containerId);
+    mkdirSync(path, { mode: 0o711 });
+    chmodSync(path, 0o711);
+    for (const name of ["diff", "work", "merged"]) mkdirSync(join(path, name), { mode: 0o700 });
+    // The root directory of an overlay is its writable one: it takes the image's owner and mode.
+    const top = layers.at(-1);
+    const diff = join(path, "diff");
+    if (top === undefined) return chmodSync(diff, 0o755);
+    const { uid, gid, mode } = statSync(join(this.#layers.directory, top.directory));
+    chownSync(diff, uid, gid);
+    chmodSync(diff, mode & 0o7777);
+  }
+
+  #makeEmpty(containerId: string): string {
+    const empty = join(this.#path(containerId), "empty");
+    mkdirSync(empty, { recursive: true, mode: 0o700 });
+    return relative(this.#layers.directory, empty);
+  }
+
+  #path(containerId: string): string {
+    if (!ID.test(containerId)) {
+      throw new CribError("InvalidArgument", `container id ${JSON.stringify(containerId)}`);
+    }
+    return join(this.#directory, containerId);
+  }
+}
+
+const holderOf = (containerId: string) => `container/${containerId}`;
+
+function storageError(containerId: string, error: unknown): unknown {
+  if (error instanceof CribError) return error;
+  const code = (error as { code?: unknown }).code;
+  return new CribError(
+    code === "ENOSPC" || code === "EDQUOT" ? "ResourceExhausted" : "Internal",
+    `container ${containerId}: rootfs: ${messageOf(error)}`,
+    { cause: error },
+  );
+}

@@ -1,0 +1,195 @@
+/**
+ * The layer store: one directory per unpacked layer, counted references, nothing half-made.
+ *
+ * `<root>/layers/<short name>` is filled first; its row in SQLite is written when it is whole and on
+ * disk. Until then it is an orphan, which `open` deletes. Names are short so that overlayfs's option
+ * string (4095 bytes) holds several hundred of them.
+ */
+import type { Database } from "bun:sqlite";
+import { randomBytes } from "node:crypto";
+import { chmodSync, mkdirSync, readdirSync } from "node:fs";
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
+import { CribError, messageOf } from "../error.ts";
+import { log } from "../observe/log.ts";
+
+/** A committed layer. `bytes` are those on disk (whole blocks). */
+export interface Layer {
+  chainId: string;
+  diffId: string;
+  /** Name below `LayerStore.directory`. */
+  directory: string;
+  bytes: number;
+  inodes: number;
+}
+
+interface Row {
+  chain_id: string;
+  diff_id: string;
+  directory: string;
+  bytes: number;
+  inodes: number;
+}
+
+const NAME_BYTES = 6;
+const RM_RETRIES = 3;
+
+export class LayerStore {
+  /** `<root>/layers`. */
+  readonly directory: string;
+  readonly #database: Database;
+
+  constructor(options: { root: string; database: Database }) {
+    this.directory = join(options.root, "layers");
+    this.#database = options.database;
+    // Nobody but root may reach the images' setuid programs from the host.
+    mkdirSync(this.directory, { recursive: true, mode: 0o700 });
+    chmodSync(this.directory, 0o700);
+  }
+
+  /**
+   * Puts the store in order at start: pulls that were cut off lose their hold, directories without a
+   * row are deleted, and rows without a directory are dropped with the images that need them.
+   */
+  async recover(): Promise<void> {
+    this.#database.run("DELETE FROM layer_holds WHERE holder LIKE 'pull/%'");
+    this.#deleteUnreferenced();
+    const names = new Set(readdirSync(this.directory));
+    for (const layer of this.list()) {
+      if (!names.delete(layer.directory)) this.#dropDamaged(layer);
+    }
+    await Promise.all([...names].map((name) => this.discard(name)));
+  }
+
+  list(): Layer[] {
+    return (this.#database.query("SELECT * FROM layers").all() as Row[]).map(toLayer);
+  }
+
+  get(chainId: string): Layer | undefined {
+    const row = this.#database.query("SELECT * FROM layers WHERE chain_id = ?").get(chainId);
+    return row === null ? undefined : toLayer(row as Row);
+  }
+
+  /** Makes an empty directory for a new layer; returns its name. */
+  stage(): string {
+    const name = randomBytes(NAME_BYTES).toString("hex");
+    mkdirSync(join(this.directory, name), { mode: 0o755 });
+    chmodSync(join(this.directory, name), 0o755);
+    return name;
+  }
+
+  /** The staged directory, already synced to disk, becomes a layer that `holder` holds. */
+  commit(layer: Layer, holder: string): void {
+    this.#database.transaction(() => {
+      this.#database
+        .query(
+          "INSERT INTO layers (chain_id, diff_id, directory, bytes, inodes) VALUES (?, ?, ?, ?, ?)",
+        )
+        .run(layer.chainId, layer.diffId, layer.directory, layer.bytes, layer.inodes);
+      this.#insertHold(holder, layer.chainId);
+    })();
+  }
+
+  /** Deletes a directory that is not (or no longer) a layer. Failures are logged; `recover` retries. */
+  async discard(name: string): Promise<void> {
+    try {
+      const path = join(this.directory, name);
+      await rm(path, { recursive: true, force: true, maxRetries: RM_RETRIES });
+    } catch (error) {
+      log().warn(
+        { layer: name, error: messageOf(error) },
+        "a layer's directory is not deleted yet",
+      );
+    }
+  }
+
+  /** Holds a layer if it is there; returns it. */
+  hold(holder: string, chainId: string): Layer | undefined {
+    return this.#database.transaction(() => {
+      const layer = this.get(chainId);
+      if (layer !== undefined) this.#insertHold(holder, chainId);
+      return layer;
+    })();
+  }
+
+  /**
+   * Holds all of the layers or none of them; returns them in the given order.
+   *
+   * @throws CribError NotFound when one is not there (its image was removed meanwhile).
+   */
+  holdAll(holder: string, chainIds: readonly string[]): Layer[] {
+    return this.#database.transaction(() =>
+      chainIds.map((chainId) => {
+        const layer = this.get(chainId);
+        if (layer === undefined) {
+          throw new CribError("NotFound", `layer ${chainId}: the image it belongs to was removed`);
+        }
+        this.#insertHold(holder, chainId);
+        return layer;
+      }),
+    )();
+  }
+
+  /** Gives up all that `holder` holds and deletes what nothing needs any more. */
+  async release(holder: string): Promise<void> {
+    this.#database.query("DELETE FROM layer_holds WHERE holder = ?").run(holder);
+    await this.collect();
+  }
+
+  /** Holders whose name begins with `prefix`. */
+  holders(prefix: string): string[] {
+    const rows = this.#database
+      .query("SELECT DISTINCT holder FROM layer_holds WHERE substr(holder, 1, ?) = ?")
+      .all(prefix.length, prefix) as Array<{ holder: string }>;
+    return rows.map(({ holder }) => holder);
+  }
+
+  /** Deletes the layers that neither an image nor a holder refers to. */
+  async collect(): Promise<void> {
+    await Promise.all(this.#deleteUnreferenced().map((name) => this.discard(name)));
+  }
+
+  #insertHold(holder: string, chainId: string): void {
+    this.#database
+      .query("INSERT OR IGNORE INTO layer_holds (holder, chain_id) VALUES (?, ?)")
+      .run(holder, chainId);
+  }
+
+  #deleteUnreferenced(): string[] {
+    const rows = this.#database
+      .query(
+        `DELETE FROM layers WHERE
+           NOT EXISTS (SELECT 1 FROM image_layers i WHERE i.chain_id = layers.chain_id) AND
+           NOT EXISTS (SELECT 1 FROM layer_holds h WHERE h.chain_id = layers.chain_id)
+         RETURNING directory`,
+      )
+      .all() as Array<{ directory: string }>;
+    return rows.map(({ directory }) => directory);
+  }
+
+  #dropDamaged(layer: Layer): void {
+    log().error(
+      { chainId: layer.chainId, directory: layer.directory },
+      "a layer's directory is missing: its images must be pulled again",
+    );
+    this.#database.transaction(() => {
+      this.#database
+        .query(
+          "DELETE FROM images WHERE id IN (SELECT image_id FROM image_layers WHERE chain_id = ?)",
+        )
+        .run(layer.chainId);
+      this.#database.query("DELETE FROM layer_holds WHERE chain_id = ?").run(layer.chainId);
+      this.#database.query("DELETE FROM layers WHERE chain_id = ?").run(layer.chainId);
+    })();
+  }
+}
+
+function toLayer(row: Row): Layer {
+  return {
+    chainId: row.chain_id,
+    diffId: row.diff_id,
+    directory: row.directory,
+    bytes: row.bytes,
+    inodes: row.inodes,
+  };
+}
