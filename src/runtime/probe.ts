@@ -41,7 +41,8 @@ export async function probeRuntime(runtime: OciRuntime, options: ProbeOptions): 
     await writeFile(`${directory}/rootfs/probe`, "", { mode: 0o755 });
     await writeFile(`${directory}/config.json`, JSON.stringify(bundle(id, options)));
     const argv = runtime.createArgv(id, directory, pidFile, logFile);
-    const result = await runCommand(argv, { deadlineMs: PROBE_DEADLINE_MS });
+    // No output: the container's init keeps the command's stdio; errors are in the log file.
+    const result = await runCommand(argv, { deadlineMs: PROBE_DEADLINE_MS, outputLimitBytes: 0 });
     if (result.exitCode === 0) return "";
     const said = runtime.readLog(logFile) ?? `exit status ${result.exitCode}`;
     return `${runtime.path} does not work on this host: ${
