@@ -1,0 +1,72 @@
+import type { SpecInput } from "./input.ts";
+import { invalid } from "./refuse.ts";
+
+/**
+ * Names by which OCI runtimes take orders (systemd properties, hooks, handlers): a container's
+ * annotations "SHOULD NOT influence runtime behaviour" (CRI).
+ */
+const ORDERS = ["org.systemd.property.", "run.oci.", "org.criu."];
+
+/**
+ * Annotations of the OCI configuration: the container's labels and annotations, and what node agents
+ * and VM runtimes look for under CRI-O's and containerd's names. No environment, no command.
+ */
+export function buildAnnotations(input: SpecInput): {
+  annotations: Record<string, string>;
+  warnings: string[];
+} {
+  const { config } = input.container;
+  const warnings: string[] = [];
+  const annotations: Record<string, string> = {};
+  for (const [field, values] of Object.entries({
+    labels: config.labels,
+    annotations: config.annotations,
+  })) {
+    for (const [key, value] of Object.entries(values)) {
+      if (key === "") throw invalid(field, "", "a key must not be empty");
+      if (ORDERS.some((prefix) => key.startsWith(prefix))) {
+        warnings.push(`${field}: ${key} is not passed to the OCI runtime, which would act on it`);
+      } else annotations[key] = value;
+    }
+  }
+  return { annotations: { ...annotations, ...identity(input) }, warnings };
+}
+
+function identity({ pod, container }: SpecInput): Record<string, string> {
+  const { name = "", attempt = 0 } = container.config.metadata ?? {};
+  const image = container.config.image;
+  const imageName = image?.userSpecifiedImage || image?.image || "";
+  const meta = pod.config.metadata;
+  const containerd = {
+    "container-type": "container",
+    "container-name": name,
+    "image-name": imageName,
+    "sandbox-id": pod.id,
+    "sandbox-name": meta?.name ?? "",
+    "sandbox-namespace": meta?.namespace ?? "",
+    "sandbox-uid": meta?.uid ?? "",
+  };
+  const crio = {
+    ContainerID: container.id,
+    ContainerType: "container",
+    SandboxID: pod.id,
+    SandboxName: meta?.name ?? "",
+    KubeName: meta?.name ?? "",
+    Namespace: meta?.namespace ?? "",
+    ContainerName: name,
+    Attempt: String(attempt),
+    ImageName: imageName,
+    Image: image?.image ?? "",
+    TTY: String(container.config.tty),
+    Stdin: String(container.config.stdin),
+    StdinOnce: String(container.config.stdinOnce),
+  };
+  return {
+    ...prefixed("io.kubernetes.cri.", containerd),
+    ...prefixed("io.kubernetes.cri-o.", crio),
+  };
+}
+
+function prefixed(prefix: string, values: Record<string, string>): Record<string, string> {
+  return Object.fromEntries(Object.entries(values).map(([key, value]) => [prefix + key, value]));
+}

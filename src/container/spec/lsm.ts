@@ -1,0 +1,109 @@
+import {
+  SecurityProfile_ProfileType as ProfileType,
+  type SELinuxOption,
+  type SecurityProfile,
+} from "../../gen/runtime/v1/security_pb.ts";
+import { isAppArmorProfileLoaded } from "../../linux/host.ts";
+import { impossible, invalid, unsupported } from "./refuse.ts";
+
+/** A security profile as either of CRI's two fields may say it. */
+export interface ProfileChoice {
+  type: "RuntimeDefault" | "Unconfined" | "Localhost";
+  /** The profile's name or path with Localhost; else "". */
+  ref: string;
+}
+
+/**
+ * Reads `profile`, or the string field that it replaced ("runtime/default", "unconfined",
+ * "localhost/REF"; "" is nothing). Undefined when neither is given.
+ *
+ * @throws CribError InvalidArgument when both are given and disagree.
+ */
+export function chooseProfile(
+  profile: SecurityProfile | undefined,
+  deprecated: string,
+  field: string,
+  deprecatedField: string,
+): ProfileChoice | undefined {
+  const old = parseDeprecated(deprecated, deprecatedField);
+  if (profile === undefined) return old;
+  const name: string | undefined = ProfileType[profile.profileType];
+  if (name === undefined)
+    throw invalid(`${field}.profile_type`, profile.profileType, "is not known");
+  const type = name as ProfileChoice["type"];
+  const ref = profile.localhostRef;
+  if (type === "Localhost" && ref === "") {
+    throw invalid(`${field}.localhost_ref`, ref, "profile_type Localhost needs it");
+  }
+  if (type !== "Localhost" && ref !== "") {
+    throw invalid(`${field}.localhost_ref`, ref, `is only for Localhost, not for ${type}`);
+  }
+  if (old !== undefined && (old.type !== type || old.ref !== ref)) {
+    throw invalid(deprecatedField, deprecated, `does not agree with ${field} (${type} ${ref})`);
+  }
+  return { type, ref };
+}
+
+function parseDeprecated(value: string, field: string): ProfileChoice | undefined {
+  if (value === "") return undefined;
+  if (value === "unconfined") return { type: "Unconfined", ref: "" };
+  if (value === "runtime/default" || value === "docker/default") {
+    return { type: "RuntimeDefault", ref: "" };
+  }
+  const ref = /^localhost\/(.+)$/s.exec(value)?.[1];
+  if (ref !== undefined) return { type: "Localhost", ref };
+  throw invalid(field, value, 'must be "runtime/default", "unconfined" or "localhost/..."');
+}
+
+export interface AppArmorRequest {
+  profile: SecurityProfile | undefined;
+  deprecated: string;
+  /** Where the two fields are, for messages: "linux.security_context". */
+  field: string;
+  privileged: boolean;
+  host: { apparmor: boolean };
+  runtime: { apparmor: boolean };
+  isLoaded?: (name: string) => Promise<boolean>;
+}
+
+/**
+ * `process.apparmorProfile`, or undefined for none. Crib ships no profile of its own yet, so
+ * RuntimeDefault is refused where AppArmor is on, and is nothing where it is off, as with the peers.
+ */
+export async function buildAppArmor(request: AppArmorRequest): Promise<string | undefined> {
+  const field = `${request.field}.apparmor`;
+  const choice = chooseProfile(
+    request.profile,
+    request.deprecated,
+    field,
+    `${request.field}.apparmor_profile`,
+  );
+  if (choice === undefined || choice.type === "Unconfined") return undefined;
+  if (choice.type === "RuntimeDefault") {
+    if (!request.host.apparmor || request.privileged) return undefined;
+    throw unsupported(field, choice.type, "Crib has no default AppArmor profile yet");
+  }
+  if (!request.host.apparmor) throw impossible(field, choice.ref, "AppArmor is off on this host");
+  if (!request.runtime.apparmor) {
+    throw impossible(field, choice.ref, "this OCI runtime has no AppArmor support");
+  }
+  const isLoaded = request.isLoaded ?? isAppArmorProfileLoaded;
+  if (!(await isLoaded(choice.ref))) {
+    throw impossible(field, choice.ref, "this AppArmor profile is not loaded on this host");
+  }
+  return choice.ref;
+}
+
+/** SELinux labels: nothing where SELinux is off (with a warning), not yet where it is on. */
+export function checkSELinux(
+  options: SELinuxOption | undefined,
+  field: string,
+  host: { selinux: boolean },
+): string[] {
+  if (options === undefined) return [];
+  const { user, role, type, level } = options;
+  const label = [user, role, type, level].filter((part) => part !== "").join(":");
+  if (label === "") return [];
+  if (host.selinux) throw unsupported(field, label, "Crib sets no SELinux labels yet");
+  return [`${field}: ${label} has no effect: SELinux is off on this host`];
+}

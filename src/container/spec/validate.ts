@@ -1,0 +1,42 @@
+import { CribError } from "../../error.ts";
+import type { ContainerConfig } from "../../gen/runtime/v1/container_config_pb.ts";
+import type { SpecInput } from "./input.ts";
+import { invalid, unsupported } from "./refuse.ts";
+
+/**
+ * Refuses what no part of the spec could honour. Fields that one part owns are checked there; what
+ * is listed here as not supported yet is lifted here.
+ */
+export function validateContainer(input: SpecInput): void {
+  const { config } = input.container;
+  if (config.metadata === undefined || config.metadata.name === "") {
+    throw invalid("metadata.name", config.metadata?.name ?? "", "must not be empty");
+  }
+  if (config.windows !== undefined) {
+    throw invalid("windows", "(set)", "this is a Linux node");
+  }
+  validateTerminal(config);
+  const device = config.CDIDevices[0];
+  if (device !== undefined) {
+    throw unsupported("CDI_devices[0]", device.name, "Crib has no CDI devices yet");
+  }
+  if (config.linux?.securityContext?.privileged === true && !input.pod.privileged) {
+    throw invalid(
+      "linux.security_context.privileged",
+      true,
+      "the pod sandbox was made without privileged",
+    );
+  }
+  if (input.systemdCgroup && input.cgroupsPath.split(":").length !== 3) {
+    const text = `cgroupsPath ${input.cgroupsPath}: the systemd driver needs SLICE:PREFIX:NAME`;
+    throw new CribError("Internal", text);
+  }
+  if (/[\0\n]/.test(input.pod.hostname)) {
+    throw invalid("hostname", input.pod.hostname, "holds a NUL byte or a line break");
+  }
+}
+
+/** The monitor makes no ptys yet. */
+function validateTerminal(config: ContainerConfig): void {
+  if (config.tty) throw unsupported("tty", true, "Crib has no terminals yet");
+}
