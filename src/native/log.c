@@ -1,0 +1,197 @@
+#define _GNU_SOURCE
+#include "log.h"
+
+#include <string.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+/* The records of one call, written together. */
+struct batch {
+  struct log_file *file;
+  struct log_stream *stream;
+  char full[LOG_PREFIX], partial[LOG_PREFIX];
+  int used;
+};
+
+/* Outside of the stack: the monitor gives these pages back when it is idle. */
+static struct iovec pieces[LOG_BATCH];
+static char newline[1] = "\n";
+
+static void digits(char *out, int width, long value) {
+  for (int i = width - 1; i >= 0; i--, value /= 10) out[i] = (char)('0' + value % 10);
+}
+
+void log_prefix(char *out, struct timespec now, const char *stream, char tag) {
+  struct tm tm;
+  gmtime_r(&now.tv_sec, &tm);
+  memcpy(out, "0000-00-00T00:00:00.000000000Z ", 31);
+  digits(out, 4, tm.tm_year + 1900L);
+  digits(out + 5, 2, tm.tm_mon + 1L);
+  digits(out + 8, 2, tm.tm_mday);
+  digits(out + 11, 2, tm.tm_hour);
+  digits(out + 14, 2, tm.tm_min);
+  digits(out + 17, 2, tm.tm_sec);
+  digits(out + 20, 9, now.tv_nsec);
+  memcpy(out + 31, stream, 6);
+  out[37] = ' ';
+  out[38] = tag;
+  out[39] = ' ';
+}
+
+static bool starts_record(const struct batch *batch, const struct iovec *piece) {
+  return piece->iov_base == batch->full || piece->iov_base == batch->partial;
+}
+
+/*
+ * A write ended after `written` bytes for good. Cuts the file back to the last whole record, counts
+ * what is lost, and lets the stream begin again at its next line.
+ */
+static void give_up(struct batch *batch, size_t written) {
+  size_t offset = 0, record = 0;
+  bool whole = true;
+  struct log_stream *stream = batch->stream;
+  for (int i = 0; i < batch->used; i++) {
+    struct iovec *piece = &pieces[i];
+    if (starts_record(batch, piece)) {
+      size_t end = offset + piece->iov_len;
+      for (int j = i + 1; j < batch->used && !starts_record(batch, &pieces[j]); j++)
+        end += pieces[j].iov_len;
+      whole = end <= written;
+      if (whole) stream->partial_open = piece->iov_base == batch->partial;
+      if (!whole) stream->skipping = piece->iov_base == batch->partial;
+      if (offset <= written) record = whole ? end : offset;
+    } else if (!whole && piece->iov_base != newline) {
+      batch->file->dropped_bytes += piece->iov_len;
+    }
+    offset += piece->iov_len;
+  }
+  if (written <= record) return;
+  off_t size = lseek(batch->file->fd, 0, SEEK_END);
+  off_t cut = (off_t)(written - record);
+  if (size < cut || ftruncate(batch->file->fd, size - cut) != 0) batch->file->torn = true;
+}
+
+static void flush(struct batch *batch) {
+  size_t total = 0, written = 0;
+  struct log_file *file = batch->file;
+  for (int i = 0; i < batch->used; i++) total += pieces[i].iov_len;
+  if (total == 0) return;
+  if (file->torn && write(file->fd, newline, 1) == 1) file->torn = false;
+  int first = 0;
+  size_t consumed = 0; /* of the first piece */
+  while (written < total && !file->torn) {
+    struct iovec head = pieces[first];
+    pieces[first].iov_base = (char *)head.iov_base + consumed;
+    pieces[first].iov_len -= consumed;
+    ssize_t count = writev(file->fd, pieces + first, batch->used - first);
+    pieces[first] = head;
+    if (count <= 0) break;
+    written += (size_t)count;
+    consumed += (size_t)count;
+    while (first < batch->used && consumed >= pieces[first].iov_len)
+      consumed -= pieces[first++].iov_len;
+  }
+  if (written < total) {
+    give_up(batch, written);
+  } else {
+    for (int i = batch->used - 1; i >= 0; i--) {
+      if (!starts_record(batch, &pieces[i])) continue;
+      batch->stream->partial_open = pieces[i].iov_base == batch->partial;
+      break;
+    }
+  }
+  batch->used = 0;
+}
+
+static void add(struct batch *batch, const void *bytes, size_t length) {
+  if (length > 0) pieces[batch->used++] = (struct iovec){(void *)bytes, length};
+}
+
+/* Ends a line whose last pieces are lost, so that a reader does not join the next line to it. */
+static void close_partial(struct batch *batch) {
+  add(batch, batch->full, LOG_PREFIX);
+  add(batch, newline, 1);
+}
+
+/* Takes one record: the carried start of the line, then `length` bytes that may hold the newline. */
+static void record(struct batch *batch, bool partial, const char *data, size_t length,
+                   bool has_newline) {
+  struct log_stream *stream = batch->stream;
+  if (batch->used + 6 > LOG_BATCH) flush(batch);
+  if (stream->skipping) {
+    batch->file->dropped_bytes += stream->carried + length;
+    stream->skipping = partial;
+  } else {
+    if (batch->used == 0 && stream->partial_open && !stream->mid_line) close_partial(batch);
+    add(batch, partial ? batch->partial : batch->full, LOG_PREFIX);
+    add(batch, stream->carry, stream->carried);
+    add(batch, data, length);
+    if (!has_newline) add(batch, newline, 1);
+  }
+  stream->mid_line = partial;
+  stream->carried = 0;
+}
+
+static void begin(struct batch *batch, struct log_file *file, struct log_stream *stream,
+                  struct timespec now) {
+  batch->file = file;
+  batch->stream = stream;
+  batch->used = 0;
+  log_prefix(batch->full, now, stream->name, 'F');
+  memcpy(batch->partial, batch->full, LOG_PREFIX);
+  batch->partial[38] = 'P';
+}
+
+/* Drops the rest of a line whose start is lost. */
+static const char *skip(struct batch *batch, const char *at, const char *end) {
+  const char *stop = memchr(at, '\n', (size_t)(end - at));
+  const char *next = stop == NULL ? end : stop + 1;
+  batch->file->dropped_bytes += (size_t)(next - at);
+  if (stop != NULL) batch->stream->skipping = batch->stream->mid_line = false;
+  return next;
+}
+
+void log_data(struct log_file *file, struct log_stream *stream, const char *data, size_t length,
+              struct timespec now) {
+  if (file->fd < 0) return;
+  struct batch batch;
+  begin(&batch, file, stream, now);
+  const char *at = data, *end = data + length;
+  while (at < end) {
+    if (stream->skipping) {
+      at = skip(&batch, at, end);
+      continue;
+    }
+    const char *stop = memchr(at, '\n', (size_t)(end - at));
+    size_t piece = (size_t)((stop == NULL ? end : stop) - at);
+    size_t room = LOG_LINE - stream->carried;
+    if (piece > room) {
+      record(&batch, true, at, room, false);
+      at += room;
+    } else if (stop != NULL) {
+      record(&batch, false, at, piece + 1, true);
+      at = stop + 1;
+    } else {
+      /* The batch may still point into the carry; a failed flush may drop this line's start. */
+      flush(&batch);
+      if (stream->skipping) continue;
+      memcpy(stream->carry + stream->carried, at, piece);
+      stream->carried += piece;
+      at = end;
+    }
+  }
+  flush(&batch);
+}
+
+void log_end(struct log_file *file, struct log_stream *stream, struct timespec now) {
+  if (file->fd < 0) return;
+  struct batch batch;
+  begin(&batch, file, stream, now);
+  if (stream->skipping) stream->skipping = stream->mid_line = false;
+  if (stream->carried > 0) {
+    record(&batch, false, NULL, 0, false);
+  } else if (stream->partial_open) {
+    close_partial(&batch);
+  }
+  flush(&batch);
+}

@@ -1,0 +1,131 @@
+/* What the parts of the monitor share: its tables, its loop, its connection. */
+#ifndef CRIB_MONITOR_H
+#define CRIB_MONITOR_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "log.h"
+#include "protocol.h"
+#include "reaped.h"
+
+enum {
+  MAX_CONTAINERS = 256,
+  MAX_EXECS = 64,
+  MAX_ID = 128,
+  READ_SIZE = 65536,
+  OUT_SIZE = 256 << 10,
+  /* Kept free for replies and events: a list and an exit of every container, a reply to every
+     exec. Output of execs and further requests wait for room beyond it. */
+  OUT_RESERVE = 128 << 10,
+};
+
+/* Epoll's data: what became ready, packed into 64 bits. No pointer, so none can be stale. */
+enum watch_kind { WATCH_SIGNALS = 1, WATCH_LISTENER, WATCH_CLIENT, WATCH_LOG, WATCH_EXEC, WATCH_OOM };
+
+/* The whole of the monitor's state that outlives a loop turn. */
+struct monitor {
+  const char *id;   /* the pod's */
+  int directory;    /* fd */
+  int exits;        /* fd of <directory>/exits */
+  int epoll, signals;
+  pid_t pause;      /* pid 1 of the pod's PID namespace, 0: none */
+  bool stopping;
+  struct reaped reaped;
+};
+extern struct monitor monitor;
+
+/* Large buffers, apart from the rest: their pages are given back when the monitor is idle. */
+struct scratch {
+  char read[READ_SIZE];
+  unsigned char in[FRAME_HEADER + FRAME_LIMIT];
+  unsigned char out[OUT_SIZE];
+  char *argv[8192], *env[8192];
+};
+extern struct scratch scratch;
+
+/* main.c */
+uint64_t now_ms(void);         /* monotonic */
+uint64_t wall_ns(void);        /* since 1970 */
+struct timespec wall_time(void);
+void watch(int fd, uint32_t events, enum watch_kind kind, unsigned stream, unsigned index);
+void unwatch_close(int *fd);   /* closes *fd, sets it to -1 */
+/* Writes a line to <directory>/monitor.log, which stays below 64 KiB. */
+__attribute__((format(printf, 1, 2))) void complain(const char *format, ...);
+
+/* spawn.c */
+struct process {
+  char *const *argv, *const *env;
+  const char *cwd;
+  int in, out, err; /* fd 0, 1 and 2; nothing else is inherited */
+};
+/* Starts a program in its own session. 0 and a text in `error` when it could not be executed. */
+pid_t spawn(const struct process *process, char *error, size_t size);
+/* Kills `pid`, an unreaped child, with its children, its process group and its session. */
+void kill_family(pid_t pid);
+/* The number in a pid file, 0 when there is none. Removes the file. */
+pid_t take_pid_file(const char *path);
+/* Whether `pid` is a child of ours that still runs. When it has ended, fills `ending`, true when known. */
+enum child_state { CHILD_RUNS, CHILD_ENDED, CHILD_UNKNOWN };
+enum child_state find_child(pid_t pid, struct ending *ending);
+int exit_code(int status);   /* 128 + signal when signalled */
+int exit_signal(int status); /* 0 when it exited */
+
+/* containers.c */
+void container_create(struct reader *reader, uint32_t request);
+void container_kill(struct reader *reader, uint32_t request);
+void container_reopen_log(struct reader *reader, uint32_t request);
+void container_forget(struct reader *reader, uint32_t request);
+void containers_list(uint32_t request);
+void container_stream_ready(unsigned index, unsigned stream);
+void container_oom_ready(unsigned index);
+bool containers_reaped(const struct ending *ending); /* true when it was theirs */
+bool containers_busy(void);                          /* a runtime is at work */
+void containers_tick(uint64_t now, uint64_t *next);  /* deadlines; lowers *next */
+void containers_abandon(void); /* the connection is gone: nobody waits for a CREATE any more */
+void containers_idle(void);    /* gives unused pages back */
+
+/* execs.c */
+void exec_start(struct reader *reader, uint32_t request);
+void exec_stream_ready(unsigned index, unsigned stream);
+bool execs_reaped(const struct ending *ending);
+bool execs_busy(void);
+void execs_tick(uint64_t now, uint64_t *next);
+void execs_resume(void);  /* there is room for output again */
+void execs_abandon(void); /* the connection is gone: kill them */
+
+/* client.c */
+int client_listen(char *error, size_t size);
+void client_accept(void);
+void client_ready(uint32_t events);
+bool client_connected(void);
+bool client_has_room(size_t bytes); /* beyond the reserve */
+bool client_quiet(void);            /* nothing is buffered */
+void client_flush(void);
+/* Begins a frame in the outgoing queue; write its fields, then client_send. */
+struct writer client_frame(uint16_t type, uint32_t request);
+void client_send(struct writer *writer);
+void client_reply(enum frame_type type, uint32_t request); /* an empty one */
+__attribute__((format(printf, 3, 4))) void client_error(uint32_t request, enum error_code code,
+                                                        const char *format, ...);
+/* Reads from `fd` straight into an EXEC_OUTPUT frame; read(2)'s result. */
+ssize_t client_output(uint32_t request, int fd, unsigned stream);
+void client_farewell(void); /* sends what is queued, for a second at most, and closes */
+
+/* setup.c: called once, single steps that either work or say why not. */
+struct options {
+  const char *id, *directory;
+  const char *net, *ipc, *uts, *pid; /* where to pin; NULL: the host's */
+  const char *hostname, *oom_score_adj;
+  char **sysctls; /* "name=value", NULL at the end */
+};
+bool setup_namespaces(const struct options *options, char *error, size_t size);
+void setup_undo(const struct options *options); /* unpins what setup_namespaces pinned */
+
+/* pause.c */
+pid_t pause_start(const char *id, char *error, size_t size);
+int pause_main(void);
+
+#endif

@@ -1,0 +1,32 @@
+/*
+ * Children that ended before anybody knew who they were. The process of a fast `runc exec --detach`
+ * is reaped here before runc itself has ended and its pid file can be read.
+ */
+#ifndef CRIB_REAPED_H
+#define CRIB_REAPED_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct ending {
+  pid_t pid;
+  int status; /* as from waitpid */
+  uint64_t at_ns; /* wall clock */
+};
+
+enum { REAPED_CAPACITY = 256 };
+
+struct reaped {
+  struct ending endings[REAPED_CAPACITY];
+  unsigned next;
+};
+
+/* Remembers an ending; the oldest gives way when the ring is full. */
+void reaped_add(struct reaped *reaped, struct ending ending);
+/* Takes out the newest ending of `pid`; false when there is none. */
+bool reaped_claim(struct reaped *reaped, pid_t pid, struct ending *ending);
+/* Forgets all: called when nobody could still claim one, so that a reused pid is never mistaken. */
+void reaped_clear(struct reaped *reaped);
+
+#endif

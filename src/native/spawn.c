@@ -1,0 +1,148 @@
+/* Processes: starting, killing, telling apart. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "monitor.h"
+
+static _Noreturn void become(const struct process *process, int report) {
+  sigset_t none;
+  const char *step = "setsid";
+  sigemptyset(&none);
+  signal(SIGPIPE, SIG_DFL);
+  if (setsid() < 0) goto failed;
+  step = "dup2";
+  if (dup2(process->in, 0) < 0 || dup2(process->out, 1) < 0 || dup2(process->err, 2) < 0)
+    goto failed;
+  step = "chdir";
+  if (chdir(process->cwd) != 0) goto failed;
+  sigprocmask(SIG_SETMASK, &none, NULL);
+  step = "execve";
+  execve(process->argv[0], process->argv, process->env);
+failed:;
+  char text[256];
+  int error = errno;
+  int length = snprintf(text, sizeof text, "%s %s: %s", step,
+                        strcmp(step, "chdir") == 0 ? process->cwd : process->argv[0],
+                        strerror(error));
+  if (length > (int)sizeof text - 1) length = sizeof text - 1;
+  if (write(report, text, (size_t)length) < 0) _exit(126);
+  _exit(127);
+}
+
+pid_t spawn(const struct process *process, char *error, size_t size) {
+  int report[2];
+  if (pipe2(report, O_CLOEXEC) != 0) {
+    snprintf(error, size, "pipe2: %s", strerror(errno));
+    return 0;
+  }
+  pid_t pid = fork();
+  if (pid == 0) become(process, report[1]);
+  int fork_error = errno;
+  close(report[1]);
+  if (pid < 0) {
+    snprintf(error, size, "fork: %s", strerror(fork_error));
+    close(report[0]);
+    return 0;
+  }
+  /* EOF when execve closed the other end: microseconds. */
+  ssize_t length = read(report[0], error, size - 1);
+  close(report[0]);
+  if (length <= 0) return pid;
+  error[length] = 0;
+  waitpid(pid, NULL, 0);
+  return 0;
+}
+
+struct stat_line {
+  pid_t parent, group, session;
+};
+
+static bool read_stat(int proc, const char *pid, struct stat_line *line) {
+  char path[32], text[512];
+  snprintf(path, sizeof path, "%.16s/stat", pid);
+  int fd = openat(proc, path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return false;
+  ssize_t length = read(fd, text, sizeof text - 1);
+  close(fd);
+  if (length <= 0) return false;
+  text[length] = 0;
+  /* The command may hold anything; its closing bracket is the last one. */
+  const char *after = strrchr(text, ')');
+  return after != NULL && sscanf(after + 1, " %*c %d %d %d", &line->parent, &line->group,
+                                 &line->session) == 3;
+}
+
+static void kill_if_related(int proc, const char *name, pid_t family) {
+  struct stat_line line;
+  pid_t pid = (pid_t)strtol(name, NULL, 10);
+  if (pid <= 1 || pid == family || pid == getpid()) return;
+  /* The pidfd comes first, so that what is looked at is what is killed. */
+  int fd = (int)syscall(SYS_pidfd_open, pid, 0);
+  if (fd < 0) return;
+  if (read_stat(proc, name, &line) &&
+      (line.parent == family || line.group == family || line.session == family))
+    syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
+  close(fd);
+}
+
+struct entry {
+  uint64_t inode;
+  int64_t offset;
+  unsigned short size;
+  unsigned char type;
+  char name[];
+};
+
+void kill_family(pid_t pid) {
+  _Alignas(struct entry) char entries[4096];
+  int proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  long length = 0;
+  while (proc >= 0 && (length = syscall(SYS_getdents64, proc, entries, sizeof entries)) > 0) {
+    for (long at = 0; at < length;) {
+      struct entry *entry = (struct entry *)(entries + at);
+      if (entry->name[0] >= '1' && entry->name[0] <= '9') kill_if_related(proc, entry->name, pid);
+      at += entry->size;
+    }
+  }
+  if (proc >= 0) close(proc);
+  kill(pid, SIGKILL);
+}
+
+pid_t take_pid_file(const char *path) {
+  char text[32];
+  int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (fd < 0) return 0;
+  ssize_t length = read(fd, text, sizeof text - 1);
+  close(fd);
+  unlink(path);
+  if (length <= 0) return 0;
+  text[length] = 0;
+  char *end;
+  long pid = strtol(text, &end, 10);
+  return pid > 1 && pid < 1 << 30 && (*end == 0 || *end == '\n') ? (pid_t)pid : 0;
+}
+
+enum child_state find_child(pid_t pid, struct ending *ending) {
+  int status;
+  pid_t found = waitpid(pid, &status, WNOHANG);
+  if (found == 0) return CHILD_RUNS;
+  if (found == pid) {
+    *ending = (struct ending){pid, status, wall_ns()};
+    return CHILD_ENDED;
+  }
+  return reaped_claim(&monitor.reaped, pid, ending) ? CHILD_ENDED : CHILD_UNKNOWN;
+}
+
+int exit_code(int status) {
+  return WIFSIGNALED(status) ? 128 + WTERMSIG(status) : WEXITSTATUS(status);
+}
+
+int exit_signal(int status) { return WIFSIGNALED(status) ? WTERMSIG(status) : 0; }

@@ -1,0 +1,126 @@
+/** Containers under a real monitor and runc. Needs root. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { existsSync, readFileSync } from "node:fs";
+import { readExitRecords } from "../../src/monitor/exits.ts";
+import { buildMonitor, parseLog, TestPod } from "./monitor-harness.ts";
+
+let binary: string;
+let pod: TestPod;
+
+beforeAll(async () => {
+  binary = buildMonitor();
+  pod = await TestPod.start(binary);
+});
+afterAll(async () => pod.dispose());
+
+describe("how a container ends", () => {
+  test("its exit code is reported, and written to disk first", async () => {
+    const id = await pod.run({ args: ["sh", "-c", "exit 7"] });
+    const exit = await pod.exited(id);
+    expect(exit).toMatchObject({ exitCode: 7, signal: 0, oomKilled: false, droppedLogBytes: 0n });
+    const records = await readExitRecords(pod.directory);
+    expect(records.find((record) => record.id === id)).toEqual(exit);
+    expect(Math.abs(Number(exit.finishedAtNs / 1_000_000n) - Date.now())).toBeLessThan(60_000);
+  });
+
+  test("a signal is reported as 128 + signal", async () => {
+    const id = await pod.run({ args: ["sleep", "1000"] });
+    await pod.monitor.kill(id, 9);
+    expect(await pod.exited(id)).toMatchObject({ exitCode: 137, signal: 9 });
+    await expect(pod.monitor.kill(id, 9)).rejects.toMatchObject({ code: "FailedPrecondition" });
+  });
+
+  test("a kill for want of memory is told apart from any other SIGKILL", async () => {
+    const id = await pod.run({
+      args: ["sh", "-c", "exec dd if=/dev/zero of=/dev/null bs=64M"],
+      memoryLimitBytes: 8 << 20,
+    });
+    expect(await pod.exited(id)).toMatchObject({ exitCode: 137, signal: 9, oomKilled: true });
+  });
+
+  test("a forgotten one leaves nothing", async () => {
+    const id = await pod.run({ args: ["true"] });
+    await expect(pod.monitor.forget("unknown")).rejects.toMatchObject({ code: "NotFound" });
+    await pod.exited(id);
+    expect(existsSync(`${pod.directory}/exits/${id}`)).toBe(true);
+    await pod.monitor.forget(id);
+    expect(existsSync(`${pod.directory}/exits/${id}`)).toBe(false);
+    expect((await pod.monitor.list()).map((record) => record.id)).not.toContain(id);
+  });
+
+  test("a running one cannot be forgotten", async () => {
+    const id = await pod.run({ args: ["sleep", "1000"] });
+    await expect(pod.monitor.forget(id)).rejects.toMatchObject({ code: "FailedPrecondition" });
+    await pod.monitor.kill(id, 9);
+    await pod.exited(id);
+  });
+});
+
+describe("creation", () => {
+  test("a runtime that fails leaves no container", async () => {
+    const request = pod.createRequest("broken", { args: ["/no/such/program"] });
+    const argv = request.argv.map((word) => (word === "--bundle" ? "--no-such-flag" : word));
+    const created = await pod.monitor.create({ ...request, argv });
+    expect(created.pid).toBe(0);
+    expect(created.exitStatus).not.toBe(0);
+    expect((await pod.monitor.list()).map((record) => record.id)).not.toContain("broken");
+  });
+
+  test("a runtime that is not there is named", async () => {
+    const request = pod.createRequest("absent", { args: ["true"] });
+    const created = await pod.monitor.create({ ...request, argv: ["/no/such/runtime"] });
+    expect(created.pid).toBe(0);
+    expect(created.startError).toBe("execve /no/such/runtime: No such file or directory");
+  });
+
+  test("a runtime that hangs is killed at the deadline", async () => {
+    const request = pod.createRequest("hanging", { args: ["true"] });
+    const argv = ["/bin/sh", "-c", "sleep 1000 & sleep 1000"];
+    const created = await pod.monitor.create({ ...request, argv, deadlineMs: 200 });
+    expect(created).toMatchObject({ pid: 0, exitStatus: 137 });
+    expect(created.startError).toContain("did not end in time");
+  });
+
+  test("two containers cannot have one id", async () => {
+    const id = await pod.run({ args: ["sleep", "1000"] });
+    const again = pod.monitor.create(pod.createRequest(id, { args: ["true"] }));
+    await expect(again).rejects.toMatchObject({ code: "AlreadyExists" });
+    await pod.monitor.kill(id, 9);
+    await pod.exited(id);
+  });
+
+  test("nothing but the given environment and three descriptors reaches the runtime", async () => {
+    const show = async (id: string, ...args: string[]) => {
+      const request = pod.createRequest(id, { args: ["true"] });
+      const argv = ["/bin/busybox", ...args];
+      const created = await pod.monitor.create({ ...request, argv, env: ["ONLY=this"] });
+      expect(created).toMatchObject({ pid: 0, exitStatus: 0 });
+      expect(created.startError).toBe("the runtime wrote no pid file");
+      return parseLog(pod.log(id)).map((record) => record.content);
+    };
+    expect(await show("leaks-env", "env")).toEqual(["ONLY=this"]);
+    const descriptors = await show("leaks-fd", "ls", "/proc/self/fd");
+    expect(descriptors).toEqual(["0", "1", "2", "3"]); // 3 is ls reading the directory
+    const status = await show("leaks-signals", "cat", "/proc/self/status");
+    for (const mask of ["SigBlk", "SigIgn"]) {
+      expect(status.find((line) => line.startsWith(mask))).toMatch(/:\s+0+$/);
+    }
+  });
+});
+
+describe("stdin", () => {
+  test("without it a container reads the end of file at once", async () => {
+    const id = await pod.run({ args: ["cat"] });
+    expect(await pod.exited(id)).toMatchObject({ exitCode: 0 });
+  });
+
+  test("with it a container waits for input", async () => {
+    const id = await pod.run({ args: ["sh", "-c", "echo up; cat; echo down"], stdin: true });
+    while (!readFileSync(pod.logPath(id), "utf8").includes("up")) await Bun.sleep(10);
+    await Bun.sleep(300);
+    expect(pod.exits.has(id)).toBe(false);
+    expect(pod.log(id)).not.toContain("down");
+    await pod.monitor.kill(id, 9);
+    await pod.exited(id);
+  });
+});

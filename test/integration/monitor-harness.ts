@@ -1,0 +1,275 @@
+/** Real runc containers under a real monitor, in a directory of their own. */
+import { spawnSync } from "node:child_process";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { Monitor } from "../../src/monitor/client.ts";
+import type { ContainerExit, CreateRequest, ExecResult } from "../../src/monitor/protocol.ts";
+import { type MonitorOptions, startMonitor } from "../../src/monitor/start.ts";
+
+export const DEADLINE_MS = 20_000;
+const RUNC = Bun.which("runc") ?? "/usr/sbin/runc";
+const CGROUPS = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].filter((path) => existsSync(path));
+
+/** Builds the helper as the build script does, into test/.cache. */
+export function buildMonitor(): string {
+  const root = join(import.meta.dir, "../..");
+  const cache = join(root, "test/.cache/native");
+  mkdirSync(cache, { recursive: true });
+  const binary = join(cache, `crib-monitor-${process.pid}`);
+  const flags = ["-static", "-Os", "-s", "-std=c17", "-Wall", "-Wextra", "-Werror"];
+  const sources = [...new Bun.Glob("src/native/*.c").scanSync({ cwd: root })].sort();
+  run("musl-gcc", [...flags, ...sources, "-o", binary], root);
+  return binary;
+}
+
+function run(command: string, args: string[], cwd = "/"): void {
+  const { status, stderr } = spawnSync(command, args, { cwd, encoding: "utf8" });
+  if (status !== 0) throw new Error(`${command} ${args.join(" ")}: ${status} ${stderr}`);
+}
+
+export interface Launch {
+  args: string[];
+  stdin?: boolean;
+  memoryLimitBytes?: number;
+  /** Mounted or bound into the container; `[source, destination]`. */
+  binds?: Array<[string, string]>;
+  namespaces?: Array<{ type: string; path?: string }>;
+  logPath?: string;
+  /** Leave it created. */
+  start?: boolean;
+}
+
+/** A pod's directory with a monitor; `dispose` removes all of it. */
+export class TestPod {
+  readonly exits = new Map<string, ContainerExit>();
+  private readonly waiting = new Map<string, Array<(exit: ContainerExit) => void>>();
+  private serial = 0;
+  private readonly containers: string[] = [];
+
+  private constructor(
+    readonly root: string,
+    readonly directory: string,
+    readonly cgroup: string,
+    readonly pins: string[],
+    public monitor: Monitor,
+  ) {
+    this.listen();
+  }
+
+  static async start(
+    binary: string,
+    extra: Partial<Omit<MonitorOptions, "namespaces">> = {},
+    namespaces: Array<"net" | "ipc" | "uts" | "pid"> = [],
+  ): Promise<TestPod> {
+    const root = mkdtempSync(join(tmpdir(), "crib-monitor-"));
+    const directory = join(root, "pod");
+    const paths = Object.fromEntries(namespaces.map((kind) => [kind, join(root, `${kind}.ns`)]));
+    const monitor = await startMonitor({
+      podId: "testpod",
+      directory,
+      namespaces: paths,
+      sysctls: {},
+      deadlineMs: DEADLINE_MS,
+      binary,
+      ...extra,
+    });
+    makeRootfs(join(root, "rootfs"));
+    const cgroup = `/crib-test-${crypto.randomUUID().slice(0, 8)}`;
+    return new TestPod(root, directory, cgroup, Object.values(paths), monitor);
+  }
+
+  listen(): void {
+    this.monitor.onExit((exit) => {
+      this.exits.set(exit.id, exit);
+      for (const resolve of this.waiting.get(exit.id) ?? []) resolve(exit);
+    });
+  }
+
+  exited(id: string): Promise<ContainerExit> {
+    const exit = this.exits.get(id);
+    if (exit !== undefined) return Promise.resolve(exit);
+    const { promise, resolve } = Promise.withResolvers<ContainerExit>();
+    this.waiting.set(id, [...(this.waiting.get(id) ?? []), resolve]);
+    return promise;
+  }
+
+  path(name: string): string {
+    return join(this.root, name);
+  }
+
+  logPath(id: string): string {
+    return this.path(`${id}.log`);
+  }
+
+  log(id: string): string {
+    return readFileSync(this.logPath(id), "utf8");
+  }
+
+  runtime(...args: string[]): string[] {
+    const log = ["--log", this.path("runc.log"), "--log-format", "json"];
+    return [RUNC, "--root", this.path("runc"), ...log, ...args];
+  }
+
+  createRequest(id: string, launch: Launch): CreateRequest {
+    const bundle = this.path(`bundle-${id}`);
+    mkdirSync(bundle, { recursive: true });
+    const config = spec(this.path("rootfs"), `${this.cgroup}/${id}`, launch);
+    writeFileSync(join(bundle, "config.json"), JSON.stringify(config));
+    const pidFile = join(bundle, "pid");
+    const memory = CGROUPS[0] ?? "";
+    const oomFile = existsSync("/sys/fs/cgroup/cgroup.controllers")
+      ? `/sys/fs/cgroup${this.cgroup}/${id}/memory.events`
+      : `${memory}${this.cgroup}/${id}/memory.oom_control`;
+    return {
+      id,
+      argv: this.runtime("create", "--bundle", bundle, "--pid-file", pidFile, id),
+      env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
+      cwd: "/",
+      logPath: launch.logPath ?? this.logPath(id),
+      stdin: launch.stdin ?? false,
+      stdinOnce: false,
+      pidFile,
+      oomFile,
+      deadlineMs: DEADLINE_MS,
+    };
+  }
+
+  /** Creates and starts a container; its id. */
+  async run(launch: Launch): Promise<string> {
+    const id = `c${++this.serial}`;
+    this.containers.push(id);
+    const created = await this.monitor.create(this.createRequest(id, launch));
+    if (created.pid === 0) {
+      const log = readFileSync(this.path("runc.log"), "utf8");
+      throw new Error(`create ${id}: ${JSON.stringify(created)} ${log}`);
+    }
+    if (launch.start !== false) this.start(id);
+    return id;
+  }
+
+  start(id: string): void {
+    const [command = "", ...args] = this.runtime("start", id);
+    run(command, args);
+  }
+
+  async exec(
+    id: string,
+    args: string[],
+    { timeoutMs = 0, drainMs = 500 } = {},
+  ): Promise<ExecResult & { stdout: string; stderr: string }> {
+    const pidFile = this.path(`exec-${++this.serial}.pid`);
+    const stdout: Uint8Array[] = [];
+    const stderr: Uint8Array[] = [];
+    const result = await this.monitor.exec(
+      {
+        id,
+        argv: this.runtime("exec", "--detach", "--pid-file", pidFile, id, ...args),
+        env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
+        cwd: "/",
+        pidFile,
+        timeoutMs,
+        drainMs,
+      },
+      {
+        stdout: (chunk) => stdout.push(chunk.slice()),
+        stderr: (chunk) => stderr.push(chunk.slice()),
+      },
+    );
+    const text = (chunks: Uint8Array[]) => Buffer.concat(chunks).toString();
+    return { ...result, stdout: text(stdout), stderr: text(stderr) };
+  }
+
+  async dispose(): Promise<void> {
+    for (const id of this.containers) {
+      const [command = "", ...args] = this.runtime("delete", "--force", id);
+      spawnSync(command, args);
+    }
+    await this.monitor.shutdown().catch(() => {});
+    for (const pin of this.pins) spawnSync("umount", ["-l", pin]);
+    for (const controller of new Bun.Glob("*").scanSync({
+      cwd: "/sys/fs/cgroup",
+      onlyFiles: false,
+    })) {
+      spawnSync("rmdir", [join("/sys/fs/cgroup", controller, this.cgroup)]);
+    }
+    rmSync(this.root, { recursive: true, force: true });
+  }
+}
+
+function makeRootfs(path: string): void {
+  for (const name of ["bin", "proc", "dev", "tmp", "sys"]) {
+    mkdirSync(join(path, name), { recursive: true });
+  }
+  copyFileSync("/bin/busybox", join(path, "bin/busybox"));
+  const applets = "sh cat sleep echo printf kill yes head seq dd true false env ls mount ps wc tr";
+  for (const applet of applets.split(" ")) symlinkSync("busybox", join(path, "bin", applet));
+}
+
+function spec(rootfs: string, cgroupsPath: string, launch: Launch): unknown {
+  const memory = launch.memoryLimitBytes;
+  return {
+    ociVersion: "1.0.2",
+    process: {
+      terminal: false,
+      user: { uid: 0, gid: 0 },
+      args: launch.args,
+      env: ["PATH=/bin"],
+      cwd: "/",
+      noNewPrivileges: true,
+    },
+    root: { path: rootfs },
+    mounts: [
+      { destination: "/proc", type: "proc", source: "proc" },
+      { destination: "/dev", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=755"] },
+      ...(launch.binds ?? []).map(([source, destination]) => ({
+        destination,
+        type: "bind",
+        source,
+        options: ["rbind"],
+      })),
+    ],
+    linux: {
+      cgroupsPath,
+      namespaces: launch.namespaces ?? [{ type: "pid" }, { type: "mount" }, { type: "ipc" }],
+      resources: memory === undefined ? {} : { memory: { limit: memory, swap: memory } },
+    },
+  };
+}
+
+/** Waits until `condition` holds, for things that the kernel does on its own time. */
+export async function eventually<T>(
+  what: string,
+  condition: () => T | undefined | false,
+): Promise<T> {
+  for (let tries = 0; tries < 500; tries++) {
+    const value = condition();
+    if (value !== undefined && value !== false) return value;
+    await Bun.sleep(20);
+  }
+  throw new Error(`never: ${what}`);
+}
+
+/** The CRI log's records: stream, tag and content of each line. */
+export function parseLog(text: string): Array<{ stream: string; tag: string; content: string }> {
+  return text
+    .split("\n")
+    .slice(0, -1)
+    .map((line) => {
+      const match = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z (stdout|stderr) ([PF]) (.*)$/s.exec(
+        line,
+      );
+      if (match === null) throw new Error(`no CRI log line: ${line.slice(0, 100)}`);
+      const [, stream = "", tag = "", content = ""] = match;
+      return { stream, tag, content };
+    });
+}
