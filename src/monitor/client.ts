@@ -28,6 +28,8 @@ import {
   Request,
 } from "./protocol.ts";
 
+export type { ContainerExit, ContainerRecord, CreateRequest, CreateResult, ExecRequest, ExecResult };
+
 /** How long a container's exit waits for the end of its log when a descendant holds it open. */
 const LOG_DRAIN_MS = 2_000;
 /** What a request may take beyond the deadlines that the monitor itself keeps. */
