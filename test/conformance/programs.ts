@@ -1,0 +1,73 @@
+/** The programs that conformance runs: built once for each content of go.mod and kept in the cache. */
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
+import { join } from "node:path";
+
+export const repository = join(import.meta.dir, "../..");
+export const cache = join(repository, "test/.cache");
+
+export interface Programs {
+  critest: string;
+  crictl: string;
+}
+
+/** Says in its message what to install. */
+export class GoMissing extends Error {}
+
+/** Fails with GoMissing when there is no Go, or one that is too old for cri-tools. */
+export function requireGo(): void {
+  const go = Bun.which("go");
+  const how = "install Go 1.26 or newer (https://go.dev/dl, then put go on PATH)";
+  if (go === null) throw new GoMissing(`conformance needs Go to build critest: ${how}`);
+  const version = /go(\d+)\.(\d+)/.exec(output([go, "version"]));
+  if (version === null || Number(version[1]) < 1 || Number(version[2]) < 26) {
+    throw new GoMissing(`conformance needs a newer Go than ${version?.[0] ?? "this one"}: ${how}`);
+  }
+}
+
+/** Builds critest and crictl from the sources that test/conformance/critest pins. */
+export function buildPrograms(): Programs {
+  const module = join(import.meta.dir, "critest");
+  const directory = join(
+    cache,
+    `cri-tools-${hashOf(["go.mod", "go.sum"].map((it) => join(module, it)))}`,
+  );
+  const programs = { critest: join(directory, "critest"), crictl: join(directory, "crictl") };
+  if (existsSync(programs.critest) && existsSync(programs.crictl)) return programs;
+  requireGo();
+  const staging = `${directory}.${process.pid}`;
+  mkdirSync(staging, { recursive: true });
+  const env = { ...process.env, CGO_ENABLED: "0" };
+  const cmd = "sigs.k8s.io/cri-tools/cmd";
+  output(["go", "test", "-c", "-o", join(staging, "critest"), `${cmd}/critest`], module, env);
+  output(["go", "build", "-o", join(staging, "crictl"), `${cmd}/crictl`], module, env);
+  rmSync(directory, { recursive: true, force: true });
+  renameSync(staging, directory);
+  return programs;
+}
+
+/** Runs a command and returns what it printed; throws with its messages when it fails. */
+export function output(
+  command: string[],
+  cwd = repository,
+  env: Record<string, string | undefined> = process.env,
+): string {
+  const child = Bun.spawnSync(command, {
+    cwd,
+    env,
+    stdin: "ignore",
+    stdout: "pipe",
+    stderr: "pipe",
+  });
+  if (child.exitCode !== 0) {
+    throw new Error(`${command.join(" ")} failed (${child.exitCode}):\n${child.stderr.toString()}`);
+  }
+  return child.stdout.toString();
+}
+
+/** A short name for the content of `files`. */
+export function hashOf(files: string[]): string {
+  const hash = createHash("sha256");
+  for (const file of files) hash.update(readFileSync(file)).update("\0");
+  return hash.digest("hex").slice(0, 16);
+}

@@ -1,0 +1,117 @@
+/** A registry on loopback that serves the stand-ins under the paths that critest names. */
+import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { Layout } from "./images/layout.ts";
+import { standIns } from "./images/stand-ins.ts";
+import { cache, hashOf, output } from "./programs.ts";
+
+const address = "127.0.0.1:5000";
+/** The registries that critest's images come from; all are mirrored to ours. */
+export const mirrored = ["registry.k8s.io", "k8s.gcr.io", "gcr.io"];
+const busybox = "/bin/busybox";
+
+/**
+ * Starts Debian's docker-registry with the stand-ins in it; filled once for each content of the
+ * stand-ins and kept in the cache. Call in a private network namespace: the port is fixed.
+ */
+export async function startRegistry(): Promise<{ stop(): Promise<void> }> {
+  const images = join(import.meta.dir, "images");
+  const sources = ["tar.ts", "layout.ts", "stand-ins.ts", "nonewprivs.c"];
+  const hash = hashOf([busybox, ...sources.map((name) => join(images, name))]);
+  const directory = join(cache, `registry-${hash}`);
+  if (existsSync(directory)) return serve(directory);
+  const staging = `${directory}.${process.pid}`;
+  mkdirSync(staging, { recursive: true });
+  const filling = await serve(staging);
+  try {
+    fill(join(staging, "layout"));
+  } finally {
+    await filling.stop();
+  }
+  rmSync(join(staging, "layout"), { recursive: true });
+  renameSync(staging, directory);
+  return serve(directory);
+}
+
+function fill(layoutDirectory: string): void {
+  mkdirSync(layoutDirectory, { recursive: true });
+  const program = join(layoutDirectory, "nonewprivs");
+  const source = join(import.meta.dir, "images/nonewprivs.c");
+  output(["musl-gcc", "-static", "-Os", "-s", "-o", program, source]);
+  const layout = new Layout(layoutDirectory);
+  for (const image of standIns(busybox, readFileSync(program))) {
+    for (const name of image.names) {
+      layout.add(name, image.layers, image.config);
+      const target = `docker://${address}/${name}`;
+      output([
+        "skopeo",
+        "copy",
+        "--dest-tls-verify=false",
+        `oci:${layoutDirectory}:${name}`,
+        target,
+      ]);
+    }
+  }
+}
+
+async function serve(directory: string): Promise<{ stop(): Promise<void> }> {
+  const config = join(directory, "config.json");
+  writeFileSync(
+    config,
+    JSON.stringify({
+      version: "0.1",
+      log: { level: "error", accesslog: { disabled: true } },
+      storage: { filesystem: { rootdirectory: directory } },
+      http: { addr: address },
+    }),
+  );
+  const child = Bun.spawn(["docker-registry", "serve", config], {
+    stdio: ["ignore", "ignore", "pipe"],
+  });
+  const messages = new Response(child.stderr).text();
+  for (const deadline = performance.now() + 10_000; ; await Bun.sleep(20)) {
+    if (
+      await fetch(`http://${address}/v2/`).then(
+        (it) => it.ok,
+        () => false,
+      )
+    )
+      break;
+    if (child.exitCode !== null || performance.now() > deadline) {
+      child.kill();
+      throw new Error(`docker-registry does not answer on ${address}:\n${await messages}`);
+    }
+  }
+  return {
+    stop: async () => {
+      child.kill();
+      await child.exited;
+    },
+  };
+}
+
+/** registries.conf (containers-registries.conf(5)) that sends critest's pulls to our registry. */
+export function registriesConf(): string {
+  return mirrored
+    .map(
+      (host) => `[[registry]]
+prefix = "${host}"
+location = "${host}"
+[[registry.mirror]]
+location = "${address}"
+insecure = true
+`,
+    )
+    .join("\n");
+}
+
+/** The same for containerd: a directory of hosts.toml files. */
+export function writeHostsDirectory(directory: string): void {
+  for (const host of mirrored) {
+    mkdirSync(join(directory, host), { recursive: true });
+    writeFileSync(
+      join(directory, host, "hosts.toml"),
+      `server = "https://${host}"\n[host."http://${address}"]\ncapabilities = ["pull", "resolve"]\n`,
+    );
+  }
+}
