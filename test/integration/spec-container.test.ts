@@ -16,9 +16,15 @@ import {
 } from "node:fs";
 import { networkInterfaces, tmpdir } from "node:os";
 import { join } from "node:path";
+import { create } from "@bufbuild/protobuf";
 import { buildSpec, type SpecInput } from "../../src/container/spec/index.ts";
 import {
+  LinuxContainerConfigSchema,
+  LinuxContainerSecurityContextSchema,
+} from "../../src/gen/runtime/v1/container_config_pb.ts";
+import {
   NamespaceMode,
+  NamespaceOptionSchema,
   SecurityProfile_ProfileType as ProfileType,
   SupplementalGroupsPolicy,
 } from "../../src/gen/runtime/v1/security_pb.ts";
@@ -107,20 +113,14 @@ async function run(
   config: ContainerInit = {},
   more: Parameters<typeof specInput>[2] = {},
 ): Promise<Run> {
-  const security: SecurityInit = {
-    ...config.linux?.securityContext,
-    namespaceOptions: { pid: NamespaceMode.CONTAINER },
-  };
-  const { spec } = await buildSpec(
-    input(
-      {
-        command: ["/bin/sh", "-c", script],
-        ...config,
-        linux: { ...config.linux, securityContext: security },
-      },
-      more,
-    ),
-  );
+  const made = input({ command: ["/bin/sh", "-c", script], ...config }, more);
+  const linux = create(LinuxContainerConfigSchema, made.container.config.linux);
+  linux.securityContext ??= create(LinuxContainerSecurityContextSchema);
+  linux.securityContext.namespaceOptions ??= create(NamespaceOptionSchema, {
+    pid: NamespaceMode.CONTAINER,
+  });
+  made.container.config.linux = linux;
+  const { spec } = await buildSpec(made);
   const bundle = join(directory, `bundle-${container}`);
   mkdirSync(bundle, { recursive: true });
   writeFileSync(join(bundle, "config.json"), JSON.stringify(spec));

@@ -1,0 +1,484 @@
+/**
+ * Every field of the messages that describe a container is on a list here: it takes effect, or it is
+ * refused. A field that a new api.proto brings fails this test until somebody has decided.
+ */
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { create, type DescMessage } from "@bufbuild/protobuf";
+import { buildSpec, type SpecInput } from "../../src/container/spec/index.ts";
+import { validateSandboxSecurity } from "../../src/container/spec/sandbox.ts";
+import { CribError } from "../../src/error.ts";
+import {
+  ContainerConfigSchema,
+  DeviceSchema,
+  LinuxContainerConfigSchema,
+  LinuxContainerSecurityContextSchema,
+  MountSchema,
+} from "../../src/gen/runtime/v1/container_config_pb.ts";
+import { LinuxSandboxSecurityContextSchema } from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
+import {
+  HugepageLimitSchema,
+  LinuxContainerResourcesSchema,
+} from "../../src/gen/runtime/v1/resources_pb.ts";
+import {
+  CapabilitySchema,
+  NamespaceMode,
+  NamespaceOptionSchema,
+  SecurityProfile_ProfileType as ProfileType,
+  SELinuxOptionSchema,
+  SecurityProfileSchema,
+  type SupplementalGroupsPolicy,
+  UserNamespaceSchema,
+} from "../../src/gen/runtime/v1/security_pb.ts";
+import {
+  ableHost,
+  type ContainerInit,
+  type Init,
+  type SecurityInit,
+  specInput,
+} from "../fixtures/spec-input.ts";
+
+type MountInit = Init<typeof MountSchema>;
+type DeviceInit = Init<typeof DeviceSchema>;
+type NamespaceInit = Init<typeof NamespaceOptionSchema>;
+type SandboxInit = Init<typeof LinuxSandboxSecurityContextSchema>;
+
+/** `spec`: changes the spec (shown below); `refused` (shown below); else who honours it. */
+type Fate =
+  | "spec"
+  | "refused"
+  | "read by its parts"
+  | "spec-mounts.test.ts"
+  | "spec-lsm.test.ts"
+  | "src/container: storage, log, stdio, stop, status"
+  | "src/pod: namespaces"
+  | "checked; a pod has no process of its own";
+
+const fates: Array<[DescMessage, Record<string, Fate>]> = [
+  [
+    ContainerConfigSchema,
+    {
+      metadata: "spec",
+      image: "spec",
+      command: "spec",
+      args: "spec",
+      working_dir: "spec",
+      envs: "spec",
+      mounts: "spec",
+      devices: "spec",
+      labels: "spec",
+      annotations: "spec",
+      log_path: "src/container: storage, log, stdio, stop, status",
+      stdin: "src/container: storage, log, stdio, stop, status",
+      stdin_once: "src/container: storage, log, stdio, stop, status",
+      tty: "refused",
+      linux: "read by its parts",
+      windows: "refused",
+      CDI_devices: "refused",
+      stop_signal: "src/container: storage, log, stdio, stop, status",
+    },
+  ],
+  [
+    LinuxContainerConfigSchema,
+    { resources: "read by its parts", security_context: "read by its parts" },
+  ],
+  [
+    LinuxContainerSecurityContextSchema,
+    {
+      capabilities: "spec",
+      privileged: "spec",
+      namespace_options: "spec",
+      selinux_options: "refused",
+      run_as_user: "spec",
+      run_as_group: "spec",
+      run_as_username: "spec",
+      readonly_rootfs: "spec",
+      supplemental_groups: "spec",
+      supplemental_groups_policy: "spec",
+      no_new_privs: "spec",
+      masked_paths: "spec",
+      readonly_paths: "spec",
+      seccomp: "spec",
+      apparmor: "spec-lsm.test.ts",
+      apparmor_profile: "spec-lsm.test.ts",
+      seccomp_profile_path: "spec",
+    },
+  ],
+  [
+    LinuxContainerResourcesSchema,
+    {
+      cpu_period: "spec",
+      cpu_quota: "spec",
+      cpu_shares: "spec",
+      memory_limit_in_bytes: "spec",
+      oom_score_adj: "spec",
+      cpuset_cpus: "spec",
+      cpuset_mems: "spec",
+      hugepage_limits: "spec",
+      unified: "spec",
+      memory_swap_limit_in_bytes: "spec",
+    },
+  ],
+  [HugepageLimitSchema, { page_size: "spec", limit: "spec" }],
+  [
+    MountSchema,
+    {
+      container_path: "spec",
+      host_path: "spec",
+      readonly: "spec",
+      selinux_relabel: "refused",
+      propagation: "spec-mounts.test.ts",
+      uidMappings: "refused",
+      gidMappings: "refused",
+      recursive_read_only: "spec",
+      image: "refused",
+      image_sub_path: "refused",
+      mount_options: "spec",
+    },
+  ],
+  [DeviceSchema, { container_path: "spec", host_path: "spec", permissions: "spec" }],
+  [
+    CapabilitySchema,
+    { add_capabilities: "spec", drop_capabilities: "spec", add_ambient_capabilities: "spec" },
+  ],
+  [
+    NamespaceOptionSchema,
+    {
+      network: "refused",
+      pid: "spec",
+      ipc: "refused",
+      target_id: "refused",
+      userns_options: "refused",
+    },
+  ],
+  [UserNamespaceSchema, { mode: "refused", uids: "refused", gids: "refused" }],
+  [SecurityProfileSchema, { profile_type: "spec", localhost_ref: "refused" }],
+  [SELinuxOptionSchema, { user: "refused", role: "refused", type: "refused", level: "refused" }],
+  [
+    LinuxSandboxSecurityContextSchema,
+    {
+      namespace_options: "src/pod: namespaces",
+      selinux_options: "refused",
+      run_as_user: "checked; a pod has no process of its own",
+      run_as_group: "checked; a pod has no process of its own",
+      readonly_rootfs: "checked; a pod has no process of its own",
+      supplemental_groups: "checked; a pod has no process of its own",
+      supplemental_groups_policy: "checked; a pod has no process of its own",
+      privileged: "refused",
+      seccomp: "checked; a pod has no process of its own",
+      apparmor: "checked; a pod has no process of its own",
+      seccomp_profile_path: "checked; a pod has no process of its own",
+    },
+  ],
+];
+
+describe.each(fates.map(([schema, fields]) => [schema.name, schema, fields] as const))(
+  "%s",
+  (_, schema, fields) => {
+    test("has no field that nobody has decided about", () => {
+      expect(schema.fields.map((field) => field.name).sort()).toEqual(Object.keys(fields).sort());
+    });
+  },
+);
+
+const mount = { hostPath: "/", containerPath: "/mnt" };
+const security = (context: SecurityInit): ContainerInit => ({
+  linux: { securityContext: context },
+});
+const resources = (limits: NonNullable<ContainerInit["linux"]>["resources"]): ContainerInit => ({
+  linux: { resources: limits },
+});
+const devices = (...changes: DeviceInit[]): [ContainerInit, ContainerInit] => {
+  const [a, b] = changes.map((change) => ({
+    devices: [{ hostPath: "/dev/null", containerPath: "/dev/x", permissions: "r", ...change }],
+  }));
+  return [a ?? {}, b ?? {}];
+};
+const mapping = [{ containerId: 0, hostId: 1000, length: 10 }];
+
+/** For each "MESSAGE.FIELD": [a container without, a container with it]; the spec must differ. */
+const effects: Record<string, [ContainerInit, ContainerInit]> = {
+  "ContainerConfig.metadata": [{}, { metadata: { name: "other" } }],
+  "ContainerConfig.image": [{}, { image: { image: "other" } }],
+  "ContainerConfig.command": [{}, { command: ["/other"] }],
+  "ContainerConfig.args": [{}, { args: ["x"] }],
+  "ContainerConfig.working_dir": [{}, { workingDir: "/tmp" }],
+  "ContainerConfig.envs": [{}, { envs: [{ key: "A", value: Buffer.from("1") }] }],
+  "ContainerConfig.mounts": [{}, { mounts: [mount] }],
+  "ContainerConfig.devices": [
+    {},
+    { devices: [{ hostPath: "/dev/null", containerPath: "/dev/x", permissions: "r" }] },
+  ],
+  "ContainerConfig.labels": [{}, { labels: { a: "b" } }],
+  "ContainerConfig.annotations": [{}, { annotations: { a: "b" } }],
+  "LinuxContainerSecurityContext.capabilities": [
+    {},
+    security({ capabilities: { addCapabilities: ["NET_RAW"] } }),
+  ],
+  "LinuxContainerSecurityContext.privileged": [{}, security({ privileged: true })],
+  "LinuxContainerSecurityContext.namespace_options": [
+    {},
+    security({ namespaceOptions: { pid: NamespaceMode.CONTAINER } }),
+  ],
+  "LinuxContainerSecurityContext.run_as_user": [{}, security({ runAsUser: { value: 5n } })],
+  "LinuxContainerSecurityContext.run_as_group": [
+    security({ runAsUser: { value: 5n } }),
+    security({ runAsUser: { value: 5n }, runAsGroup: { value: 6n } }),
+  ],
+  "LinuxContainerSecurityContext.run_as_username": [{}, security({ runAsUsername: "app" })],
+  "LinuxContainerSecurityContext.readonly_rootfs": [{}, security({ readonlyRootfs: true })],
+  "LinuxContainerSecurityContext.supplemental_groups": [{}, security({ supplementalGroups: [9n] })],
+  "LinuxContainerSecurityContext.supplemental_groups_policy": [
+    security({ runAsUsername: "app" }),
+    security({ runAsUsername: "app", supplementalGroupsPolicy: 1 }),
+  ],
+  "LinuxContainerSecurityContext.no_new_privs": [{}, security({ noNewPrivs: true })],
+  "LinuxContainerSecurityContext.masked_paths": [{}, security({ maskedPaths: ["/x"] })],
+  "LinuxContainerSecurityContext.readonly_paths": [{}, security({ readonlyPaths: ["/x"] })],
+  "LinuxContainerSecurityContext.seccomp": [{}, security({ seccomp: {} })],
+  "LinuxContainerSecurityContext.seccomp_profile_path": [
+    {},
+    security({ seccompProfilePath: "runtime/default" }),
+  ],
+  "LinuxContainerResources.cpu_period": [{}, resources({ cpuPeriod: 100_000n })],
+  "LinuxContainerResources.cpu_quota": [{}, resources({ cpuQuota: 50_000n })],
+  "LinuxContainerResources.cpu_shares": [{}, resources({ cpuShares: 2n })],
+  "LinuxContainerResources.memory_limit_in_bytes": [
+    {},
+    resources({ memoryLimitInBytes: 1n << 30n }),
+  ],
+  "LinuxContainerResources.oom_score_adj": [{}, resources({ oomScoreAdj: 1n })],
+  "LinuxContainerResources.cpuset_cpus": [{}, resources({ cpusetCpus: "0" })],
+  "LinuxContainerResources.cpuset_mems": [{}, resources({ cpusetMems: "0" })],
+  "LinuxContainerResources.hugepage_limits": [
+    {},
+    resources({ hugepageLimits: [{ pageSize: "2MB", limit: 0n }] }),
+  ],
+  "LinuxContainerResources.unified": [{}, resources({ unified: { "memory.high": "1" } })],
+  "LinuxContainerResources.memory_swap_limit_in_bytes": [
+    resources({ memoryLimitInBytes: 1n << 30n }),
+    resources({ memoryLimitInBytes: 1n << 30n, memorySwapLimitInBytes: 1n << 31n }),
+  ],
+  "HugepageLimit.page_size": [
+    resources({ hugepageLimits: [{ pageSize: "2MB", limit: 0n }] }),
+    resources({ hugepageLimits: [{ pageSize: "1GB", limit: 0n }] }),
+  ],
+  "HugepageLimit.limit": [
+    resources({ hugepageLimits: [{ pageSize: "2MB", limit: 0n }] }),
+    resources({ hugepageLimits: [{ pageSize: "2MB", limit: 4n << 20n }] }),
+  ],
+  "Mount.container_path": [{ mounts: [mount] }, { mounts: [{ ...mount, containerPath: "/b" }] }],
+  "Mount.host_path": [{ mounts: [mount] }, { mounts: [{ ...mount, hostPath: "/usr" }] }],
+  "Mount.readonly": [{ mounts: [mount] }, { mounts: [{ ...mount, readonly: true }] }],
+  "Mount.recursive_read_only": [
+    { mounts: [{ ...mount, readonly: true }] },
+    { mounts: [{ ...mount, readonly: true, recursiveReadOnly: true }] },
+  ],
+  "Mount.mount_options": [
+    { mounts: [mount] },
+    { mounts: [{ ...mount, mountOptions: ["noexec"] }] },
+  ],
+  "Device.container_path": devices({ containerPath: "/dev/a" }, { containerPath: "/dev/b" }),
+  "Device.host_path": devices({ hostPath: "/dev/null" }, { hostPath: "/dev/zero" }),
+  "Device.permissions": devices({ permissions: "r" }, { permissions: "rw" }),
+  "Capability.add_capabilities": [{}, security({ capabilities: { addCapabilities: ["NET_RAW"] } })],
+  "Capability.drop_capabilities": [{}, security({ capabilities: { dropCapabilities: ["KILL"] } })],
+  "Capability.add_ambient_capabilities": [
+    {},
+    security({ capabilities: { addAmbientCapabilities: ["KILL"] } }),
+  ],
+  "NamespaceOption.pid": [{}, security({ namespaceOptions: { pid: NamespaceMode.CONTAINER } })],
+  "SecurityProfile.profile_type": [
+    security({ seccomp: {} }),
+    security({ seccomp: { profileType: ProfileType.Unconfined } }),
+  ],
+};
+
+interface Refusal {
+  container: ContainerInit;
+  more?: Parameters<typeof specInput>[2];
+  code: string;
+  says: string;
+}
+
+const userns = (
+  usernsOptions: NamespaceInit["usernsOptions"],
+  says: string,
+  code: string,
+): Refusal => ({
+  container: security({ namespaceOptions: { usernsOptions } }),
+  code,
+  says,
+});
+const selinux = (option: SecurityInit["selinuxOptions"], value: string): Refusal => ({
+  container: security({ selinuxOptions: option }),
+  more: { host: { ...ableHost, selinux: true } },
+  code: "Unimplemented",
+  says: `linux.security_context.selinux_options: "${value}"`,
+});
+const mounted = (change: MountInit, code: string, says: string): Refusal => ({
+  container: { mounts: [{ ...mount, ...change }] },
+  more: { host: { ...ableHost, selinux: true } },
+  code,
+  says: `mounts[0].${says}`,
+});
+
+/** For each refused "MESSAGE.FIELD": what is refused, with which code, and what the message says. */
+const refusals: Record<string, Refusal> = {
+  "ContainerConfig.tty": { container: { tty: true }, code: "Unimplemented", says: "tty: true" },
+  "ContainerConfig.windows": {
+    container: { windows: {} },
+    code: "InvalidArgument",
+    says: "windows",
+  },
+  "ContainerConfig.CDI_devices": {
+    container: { CDIDevices: [{ name: "vendor.test/gpu=0" }] },
+    code: "Unimplemented",
+    says: 'CDI_devices[0]: "vendor.test/gpu=0"',
+  },
+  "LinuxContainerSecurityContext.selinux_options": selinux({ level: "s0:c1,c2" }, "s0:c1,c2"),
+  "SELinuxOption.user": selinux({ user: "u" }, "u"),
+  "SELinuxOption.role": selinux({ role: "r" }, "r"),
+  "SELinuxOption.type": selinux({ type: "t" }, "t"),
+  "SELinuxOption.level": selinux({ level: "l" }, "l"),
+  "Mount.selinux_relabel": mounted(
+    { selinuxRelabel: true },
+    "Unimplemented",
+    "selinux_relabel: true",
+  ),
+  "Mount.uidMappings": mounted(
+    { uidMappings: mapping },
+    "Unimplemented",
+    'uidMappings: "0:1000:10"',
+  ),
+  "Mount.gidMappings": mounted(
+    { gidMappings: mapping },
+    "Unimplemented",
+    'gidMappings: "0:1000:10"',
+  ),
+  "Mount.image": mounted({ hostPath: "", image: { image: "i" } }, "Unimplemented", 'image: "i"'),
+  "Mount.image_sub_path": mounted({ imageSubPath: "a" }, "InvalidArgument", 'image_sub_path: "a"'),
+  "NamespaceOption.network": {
+    container: security({ namespaceOptions: { network: NamespaceMode.NODE } }),
+    code: "InvalidArgument",
+    says: 'namespace_options.network: "NODE"',
+  },
+  "NamespaceOption.ipc": {
+    container: security({ namespaceOptions: { ipc: NamespaceMode.CONTAINER } }),
+    code: "Unimplemented",
+    says: 'namespace_options.ipc: "CONTAINER"',
+  },
+  "NamespaceOption.target_id": {
+    container: security({ namespaceOptions: { targetId: "abc" } }),
+    code: "InvalidArgument",
+    says: 'namespace_options.target_id: "abc"',
+  },
+  "NamespaceOption.userns_options": userns({}, 'userns_options.mode: "POD"', "Unimplemented"),
+  "UserNamespace.mode": userns({ mode: NamespaceMode.TARGET }, '"TARGET"', "InvalidArgument"),
+  "UserNamespace.uids": userns(
+    { mode: NamespaceMode.NODE, uids: mapping },
+    "userns_options",
+    "InvalidArgument",
+  ),
+  "UserNamespace.gids": userns(
+    { mode: NamespaceMode.NODE, gids: mapping },
+    "userns_options",
+    "InvalidArgument",
+  ),
+  "SecurityProfile.localhost_ref": {
+    container: security({ seccomp: { localhostRef: "/x" } }),
+    code: "InvalidArgument",
+    says: 'seccomp.localhost_ref: "/x"',
+  },
+  "LinuxSandboxSecurityContext.privileged": {
+    container: security({ privileged: true }),
+    more: { pod: { privileged: false } },
+    code: "InvalidArgument",
+    says: "linux.security_context.privileged: true",
+  },
+};
+
+const rootfs = mkdtempSync(join(tmpdir(), "crib-spec-fields-"));
+mkdirSync(join(rootfs, "etc"));
+writeFileSync(join(rootfs, "etc/passwd"), "app:x:1000:1000::/:/bin/sh\n");
+writeFileSync(join(rootfs, "etc/group"), "shared:x:50000:app\n");
+afterAll(() => rmSync(rootfs, { recursive: true }));
+
+function input(container: ContainerInit, more: Refusal["more"] = {}): SpecInput {
+  const { pod, ...rest } = more;
+  return specInput(rootfs, container, { ...rest, pod: { privileged: true, ...pod } });
+}
+
+function listed(fate: Fate): string[] {
+  return fates.flatMap(([schema, fields]) =>
+    Object.keys(fields)
+      .filter((name) => fields[name] === fate)
+      .map((name) => `${schema.name}.${name}`),
+  );
+}
+
+test("each field is shown to work, or to be refused, as its list says", () => {
+  const sandbox = "LinuxSandboxSecurityContext.selinux_options"; // the last test here
+  expect(Object.keys(effects).sort()).toEqual(listed("spec").sort());
+  expect([...Object.keys(refusals), sandbox].sort()).toEqual(listed("refused").sort());
+});
+
+test.each(Object.entries(effects))("%s changes the spec", async (_, [without, withIt]) => {
+  const { spec: before } = await buildSpec(input(without));
+  const { spec: after } = await buildSpec(input(withIt));
+  expect(after).not.toEqual(before);
+});
+
+test.each(Object.entries(refusals))("%s is refused by name and value", async (_, refusal) => {
+  const attempt = buildSpec(input(refusal.container, refusal.more));
+  const error: unknown = await attempt.catch((thrown: unknown) => thrown);
+  expect(error).toBeInstanceOf(CribError);
+  expect(error).toMatchObject({ code: refusal.code });
+  expect(String(error)).toContain(refusal.says);
+});
+
+describe("a pod's security context", () => {
+  const check = (init: SandboxInit, host = { apparmor: false, selinux: false }) =>
+    validateSandboxSecurity(create(LinuxSandboxSecurityContextSchema, init), host);
+
+  test.each<[string, SandboxInit, string]>([
+    ["a group without a user", { runAsGroup: { value: 1n } }, "run_as_group"],
+    ["a user below 0", { runAsUser: { value: -1n } }, "run_as_user: -1"],
+    ["a group above 32 bits", { supplementalGroups: [1n << 40n] }, "supplemental_groups[0]"],
+    [
+      "an unknown policy",
+      { supplementalGroupsPolicy: 9 as SupplementalGroupsPolicy },
+      "supplemental_groups_policy: 9",
+    ],
+    ["a user namespace", { namespaceOptions: { usernsOptions: {} } }, "userns_options.mode"],
+    ["an unknown seccomp path", { seccompProfilePath: "strict" }, 'seccomp_profile_path: "strict"'],
+    [
+      "a seccomp Localhost without a file",
+      { seccomp: { profileType: 2 } },
+      "seccomp.localhost_ref",
+    ],
+    ["AppArmor where it is off", { apparmor: { profileType: 2, localhostRef: "p" } }, '"p"'],
+  ])("with %s is refused", (_, init, says) => {
+    expect(() => check(init)).toThrow(says);
+  });
+
+  test("with SELinux labels is refused where SELinux is on, and warned about where it is off", () => {
+    const init = { selinuxOptions: { level: "s0" } };
+    expect(() => check(init, { apparmor: false, selinux: true })).toThrow("selinux_options");
+    expect(check(init)).toEqual([expect.stringContaining("selinux_options: s0 has no effect")]);
+  });
+
+  test("as the kubelet sends it is accepted without a word", () => {
+    const init = {
+      namespaceOptions: { pid: NamespaceMode.CONTAINER },
+      runAsUser: { value: 1000n },
+      runAsGroup: { value: 1000n },
+      supplementalGroups: [2000n],
+      seccomp: { profileType: ProfileType.RuntimeDefault },
+      readonlyRootfs: true,
+    };
+    expect(check(init)).toEqual([]);
+  });
+});

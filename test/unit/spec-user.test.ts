@@ -1,0 +1,178 @@
+import { afterAll, beforeEach, describe, expect, test } from "bun:test";
+import { execFileSync } from "node:child_process";
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { create } from "@bufbuild/protobuf";
+import { resolveUser } from "../../src/container/spec/user.ts";
+import { LinuxContainerSecurityContextSchema } from "../../src/gen/runtime/v1/container_config_pb.ts";
+import { SupplementalGroupsPolicy } from "../../src/gen/runtime/v1/security_pb.ts";
+import type { SecurityInit } from "../fixtures/spec-input.ts";
+
+const top = mkdtempSync(join(tmpdir(), "crib-spec-user-"));
+let rootfs: string;
+let count = 0;
+
+afterAll(() => rmSync(top, { recursive: true }));
+
+beforeEach(() => {
+  rootfs = join(top, String(++count));
+  mkdirSync(join(rootfs, "etc"), { recursive: true });
+  writeFileSync(
+    join(rootfs, "etc/passwd"),
+    "root:x:0:0:root:/root:/bin/sh\n# comment\nbroken:x:y:0::/:\n\napp:x:1000:1001::/home/app:\r\n" +
+      "second:x:1000:5::/second:\n77:x:78:79::/seven:\n",
+  );
+  writeFileSync(
+    join(rootfs, "etc/group"),
+    "root:x:0:root\nwheel:x:10:root, app\nshared:x:50000:other,app\nempty:x:60:\n",
+  );
+});
+
+function resolve(security: SecurityInit = {}, imageUser = "") {
+  return resolveUser({
+    rootfs,
+    security: create(LinuxContainerSecurityContextSchema, security),
+    imageUser,
+  });
+}
+
+const id = (value: number | bigint) => ({ value: BigInt(value) });
+const Strict = SupplementalGroupsPolicy.Strict;
+
+test.each<[string, SecurityInit, string, ReturnType<typeof resolve>]>([
+  ["nothing: root", {}, "", { uid: 0, gid: 0, supplementalGroups: [0, 10], home: "/root" }],
+  [
+    "the image's user",
+    {},
+    "app",
+    { uid: 1000, gid: 1001, supplementalGroups: [10, 1001, 50000], home: "/home/app" },
+  ],
+  [
+    "the image's uid",
+    {},
+    "1000",
+    { uid: 1000, gid: 1001, supplementalGroups: [10, 1001, 50000], home: "/home/app" },
+  ],
+  [
+    "the image's user:group",
+    {},
+    "app:empty",
+    { uid: 1000, gid: 60, supplementalGroups: [10, 60, 50000], home: "/home/app" },
+  ],
+  ["the image's uid:gid", {}, "5:6", { uid: 5, gid: 6, supplementalGroups: [6], home: "/" }],
+  [
+    "the image's :group",
+    {},
+    ":empty",
+    { uid: 0, gid: 60, supplementalGroups: [10, 60], home: "/root" },
+  ],
+  [
+    "run_as_user over the image's",
+    { runAsUser: id(4) },
+    "app:empty",
+    { uid: 4, gid: 0, supplementalGroups: [0], home: "/" },
+  ],
+  [
+    "run_as_user that passwd knows",
+    { runAsUser: id(1000) },
+    "",
+    { uid: 1000, gid: 1001, supplementalGroups: [10, 1001, 50000], home: "/home/app" },
+  ],
+  [
+    "run_as_username and run_as_group",
+    { runAsUsername: "app", runAsGroup: id(7) },
+    "",
+    { uid: 1000, gid: 7, supplementalGroups: [7, 10, 50000], home: "/home/app" },
+  ],
+  [
+    "supplemental groups, merged",
+    { runAsUsername: "app", supplementalGroups: [3n, 10n] },
+    "",
+    { uid: 1000, gid: 1001, supplementalGroups: [3, 10, 1001, 50000], home: "/home/app" },
+  ],
+  [
+    "supplemental groups, strict",
+    { runAsUsername: "app", supplementalGroups: [3n], supplementalGroupsPolicy: Strict },
+    "",
+    { uid: 1000, gid: 1001, supplementalGroups: [3, 1001], home: "/home/app" },
+  ],
+  [
+    "digits are an id, not a name",
+    { runAsUsername: "77" },
+    "",
+    { uid: 77, gid: 0, supplementalGroups: [0], home: "/" },
+  ],
+  [
+    "the largest id",
+    { runAsUser: id(0xfffffffe) },
+    "",
+    { uid: 0xfffffffe, gid: 0, supplementalGroups: [0], home: "/" },
+  ],
+])("%s", (_, security, imageUser, expected) => {
+  expect(resolve(security, imageUser)).toEqual(expected);
+});
+
+test.each<[string, SecurityInit, string, string]>([
+  ["a group without a user", { runAsGroup: id(1) }, "", "run_as_group: 1: needs run_as_user"],
+  ["a group without a user, also with the image's", { runAsGroup: id(1) }, "app", "run_as_group"],
+  [
+    "uid and name together",
+    { runAsUser: id(1), runAsUsername: "app" },
+    "",
+    'run_as_username: "app"',
+  ],
+  ["a negative uid", { runAsUser: id(-1) }, "", "run_as_user: -1: must be 0 to 4294967294"],
+  ["the uid that means unchanged", { runAsUser: id(0xffffffff) }, "", "run_as_user: 4294967295"],
+  ["a negative group", { supplementalGroups: [0n, -2n] }, "", "supplemental_groups[1]: -2"],
+  [
+    "an unknown name",
+    { runAsUsername: "nobody" },
+    "",
+    '"nobody": is not in the image\'s /etc/passwd',
+  ],
+  ["an unknown user of the image", {}, "nobody", 'image User: "nobody"'],
+  ["an unknown group of the image", {}, "app:nogroup", "is not in the image's /etc/group"],
+  ["three parts", {}, "a:b:c", 'is not "user" or "user:group"'],
+  [
+    "an unknown policy",
+    { supplementalGroupsPolicy: 5 as SupplementalGroupsPolicy },
+    "",
+    "policy: 5",
+  ],
+])("%s is refused", (_, security, imageUser, message) => {
+  expect(() => resolve(security, imageUser)).toThrow(message);
+});
+
+describe("the image's files", () => {
+  test("may be missing: ids still work", () => {
+    rmSync(join(rootfs, "etc"), { recursive: true });
+    expect(resolve({ runAsUser: id(5) })).toMatchObject({
+      uid: 5,
+      gid: 0,
+      supplementalGroups: [0],
+    });
+  });
+
+  test("are read through links of the image, never from the host", () => {
+    const outside = join(top, "outside");
+    writeFileSync(outside, "evil:x:666:666::/:\n");
+    rmSync(join(rootfs, "etc/passwd"));
+    symlinkSync(outside, join(rootfs, "etc/passwd"));
+    expect(() => resolve({ runAsUsername: "evil" })).toThrow('"evil": is not in the image');
+    mkdirSync(join(rootfs, top), { recursive: true });
+    writeFileSync(join(rootfs, outside), "good:x:7:8::/:\n");
+    expect(resolve({ runAsUsername: "good" })).toMatchObject({ uid: 7, gid: 8 });
+  });
+
+  test("that are something else are refused and not waited for", () => {
+    rmSync(join(rootfs, "etc/passwd"));
+    execFileSync("mkfifo", [join(rootfs, "etc/passwd")]);
+    expect(() => resolve()).toThrow("image file /etc/passwd");
+  });
+
+  test("that are endless are refused", () => {
+    execFileSync("truncate", ["-s", "1G", join(rootfs, "etc/group")]);
+    expect(() => resolve()).toThrow("image file /etc/group");
+  });
+});
