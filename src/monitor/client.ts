@@ -28,7 +28,14 @@ import {
   Request,
 } from "./protocol.ts";
 
-export type { ContainerExit, ContainerRecord, CreateRequest, CreateResult, ExecRequest, ExecResult };
+export type {
+  ContainerExit,
+  ContainerRecord,
+  CreateRequest,
+  CreateResult,
+  ExecRequest,
+  ExecResult,
+};
 
 /** How long a container's exit waits for the end of its log when a descendant holds it open. */
 const LOG_DRAIN_MS = 2_000;

@@ -30,7 +30,7 @@
 #include "monitor.h"
 
 struct monitor monitor = {.directory = -1, .exits = -1, .epoll = -1, .signals = -1};
-_Alignas(4096) struct scratch scratch;
+struct scratch scratch;
 
 enum { IDLE_MS = 1000, MAX_SYSCTLS = 256, LOG_LIMIT = 64 << 10 };
 

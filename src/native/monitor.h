@@ -37,9 +37,10 @@ struct monitor {
 };
 extern struct monitor monitor;
 
-/* Large buffers, apart from the rest: their pages are given back when the monitor is idle. */
+/* Large buffers, apart from the rest: their pages are given back when the monitor is idle. The
+ * alignment is the largest page size, so that no page holds anything else. */
 struct scratch {
-  char read[READ_SIZE];
+  _Alignas(65536) char read[READ_SIZE];
   unsigned char in[FRAME_HEADER + FRAME_LIMIT];
   unsigned char out[OUT_SIZE];
   char *argv[8192], *env[8192];

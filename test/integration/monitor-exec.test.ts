@@ -1,0 +1,152 @@
+/** Exec through a real monitor and runc. Needs root. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { readdirSync, readFileSync } from "node:fs";
+import { buildMonitor, eventually, TestPod } from "./monitor-harness.ts";
+
+let pod: TestPod;
+let id: string;
+
+beforeAll(async () => {
+  pod = await TestPod.start(buildMonitor());
+  id = await pod.run({ args: ["sleep", "100000"] });
+});
+afterAll(async () => pod.dispose());
+
+function children(): number[] {
+  const { pid } = pod.monitor;
+  const text = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8");
+  return text.split(" ").filter(Boolean).map(Number);
+}
+
+const descriptors = () => readdirSync(`/proc/${pod.monitor.pid}/fd`).length;
+
+test("output, exit code and streams come back", async () => {
+  const result = await pod.exec(id, ["sh", "-c", "echo out; echo err >&2; exit 5"]);
+  expect(result).toEqual({
+    exitCode: 5,
+    signal: 0,
+    timedOut: false,
+    runtimeFailed: false,
+    stdout: "out\n",
+    stderr: "err\n",
+  });
+});
+
+test("a signal is told", async () => {
+  expect(await pod.exec(id, ["sh", "-c", "kill -9 $$"])).toMatchObject({
+    exitCode: 137,
+    signal: 9,
+    timedOut: false,
+  });
+});
+
+test("a program that does not exist is the runtime's failure, with its words", async () => {
+  const result = await pod.exec(id, ["/no/such/program"]);
+  expect(result.runtimeFailed).toBe(true);
+  expect(result.exitCode).not.toBe(0);
+  expect(result.stderr).toContain("no such file or directory");
+});
+
+test("8 MB of output arrive whole", async () => {
+  const result = await pod.exec(id, ["seq", "1", "1100000"]);
+  expect(result.exitCode).toBe(0);
+  const expected = `${Array.from({ length: 1_100_000 }, (_, i) => i + 1).join("\n")}\n`;
+  expect(result.stdout.length).toBe(expected.length);
+  expect(result.stdout === expected).toBe(true);
+});
+
+test("a timeout kills the process and what it started", async () => {
+  const script = "sleep 4321 & echo started; sleep 4321; echo never";
+  const result = await pod.exec(id, ["sh", "-c", script], { timeoutMs: 500 });
+  expect(result).toMatchObject({ timedOut: true, exitCode: 137, signal: 9, stdout: "started\n" });
+  await eventually("no sleep 4321 is left", () => {
+    const left = readdirSync("/proc").filter((name) => {
+      try {
+        return readFileSync(`/proc/${name}/cmdline`, "utf8") === "sleep\x004321\x00";
+      } catch {
+        return false;
+      }
+    });
+    return left.length === 0;
+  });
+});
+
+test("a timeout while the runtime still works ends it", async () => {
+  const result = await pod.monitor.exec(
+    {
+      id,
+      argv: ["/bin/sh", "-c", "sleep 1000 & sleep 1000"],
+      env: [],
+      cwd: "/",
+      pidFile: pod.path("never.pid"),
+      timeoutMs: 200,
+      drainMs: 200,
+    },
+    { stdout() {}, stderr() {} },
+  );
+  expect(result).toMatchObject({ timedOut: true, runtimeFailed: false });
+});
+
+test("a background child that keeps stdout does not hold the reply", async () => {
+  const result = await pod.exec(id, ["sh", "-c", "sleep 30 & echo done"], { drainMs: 200 });
+  expect(result).toMatchObject({ exitCode: 0, stdout: "done\n", timedOut: false });
+});
+
+test("processes faster than the runtime keep their exit codes, also many at once", async () => {
+  for (let round = 0; round < 5; round++) {
+    const codes = Array.from({ length: 10 }, (_, i) => i);
+    const results = await Promise.all(codes.map((c) => pod.exec(id, ["sh", "-c", `exit ${c}`])));
+    expect(results.map((result) => result.exitCode)).toEqual(codes);
+    expect(results.some((result) => result.runtimeFailed)).toBe(false);
+  }
+});
+
+test("more execs at once than there is room for are refused", async () => {
+  const many = Array.from({ length: 70 }, () =>
+    pod.monitor
+      .exec(
+        {
+          id,
+          argv: ["/bin/sleep", "1"],
+          env: [],
+          cwd: "/",
+          pidFile: pod.path("none.pid"),
+          timeoutMs: 0,
+          drainMs: 100,
+        },
+        { stdout() {}, stderr() {} },
+      )
+      .then(
+        () => "ran",
+        (error: { code: string }) => error.code,
+      ),
+  );
+  const outcomes = await Promise.all(many);
+  expect(outcomes.filter((outcome) => outcome === "ran").length).toBe(64);
+  expect(outcomes.filter((outcome) => outcome === "ResourceExhausted").length).toBe(6);
+});
+
+test("an oversized command is refused before it is sent", async () => {
+  await expect(pod.exec(id, ["x".repeat(2 << 20)])).rejects.toMatchObject({
+    code: "InvalidArgument",
+  });
+});
+
+test("200 execs leave no descriptor, no child and no memory behind", async () => {
+  const memory = () => {
+    const text = readFileSync(`/proc/${pod.monitor.pid}/status`, "utf8");
+    return Number(/RssAnon:\s+(\d+)/.exec(text)?.[1]);
+  };
+  const quiet = () => eventually("only the container is a child", () => children().length === 1);
+  await pod.exec(id, ["true"]);
+  await quiet();
+  await Bun.sleep(2500); // the monitor gives its buffers back when it is idle
+  const before = { descriptors: descriptors(), memory: memory() };
+  for (let round = 0; round < 40; round++) {
+    await Promise.all(Array.from({ length: 5 }, () => pod.exec(id, ["echo", "x"])));
+  }
+  await quiet();
+  await Bun.sleep(2500);
+  expect(descriptors()).toBe(before.descriptors);
+  expect(memory() - before.memory).toBeLessThan(32);
+});

@@ -1,0 +1,164 @@
+/** The CRI logs that a monitor writes for real containers. Needs root. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { spawnSync } from "node:child_process";
+import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { buildMonitor, eventually, parseLog, TestPod } from "./monitor-harness.ts";
+
+let pod: TestPod;
+
+beforeAll(async () => {
+  pod = await TestPod.start(buildMonitor());
+});
+afterAll(async () => pod.dispose());
+
+test("lines of both streams are whole and in order", async () => {
+  const script = "i=0; while [ $i -lt 500 ]; do echo out $i; echo err $i >&2; i=$((i+1)); done";
+  const id = await pod.run({ args: ["sh", "-c", script] });
+  await pod.exited(id);
+  const records = parseLog(pod.log(id));
+  expect(records.length).toBe(1000);
+  for (const [stream, word] of [
+    ["stdout", "out"],
+    ["stderr", "err"],
+  ]) {
+    const lines = records.filter((record) => record.stream === stream);
+    expect(lines.map((line) => line.content)).toEqual(
+      Array.from({ length: 500 }, (_, i) => `${word} ${i}`),
+    );
+    expect(lines.every((line) => line.tag === "F")).toBe(true);
+  }
+});
+
+test("a last line without a newline is kept", async () => {
+  const id = await pod.run({ args: ["printf", "first\\nlast"] });
+  await pod.exited(id);
+  expect(parseLog(pod.log(id))).toEqual([
+    { stream: "stdout", tag: "F", content: "first" },
+    { stream: "stdout", tag: "F", content: "last" },
+  ]);
+});
+
+test("empty lines and bytes that are no UTF-8 are kept", async () => {
+  const id = await pod.run({ args: ["printf", "\\n\\n\\377\\376\\r\\n"] });
+  await pod.exited(id);
+  const records = readFileSync(pod.logPath(id)).toString("latin1").split("\n");
+  expect(records.map((record) => record.slice(40))).toEqual(["", "", "\xff\xfe\r", ""]);
+});
+
+test("a line of 1 MB is cut into 16 KiB pieces that make it up", async () => {
+  const id = await pod.run({
+    args: ["sh", "-c", "head -c 1000000 /dev/zero | tr '\\0' x; echo; echo end"],
+    binds: [["/dev/zero", "/dev/zero"]],
+  });
+  await pod.exited(id);
+  const records = parseLog(pod.log(id));
+  expect(records.at(-1)?.content).toBe("end");
+  const pieces = records.slice(0, -1);
+  expect(pieces.map((piece) => piece.content).join("")).toBe("x".repeat(1_000_000));
+  expect(pieces.slice(0, -1).every((p) => p.tag === "P" && p.content.length === 16384)).toBe(true);
+  expect(pieces.at(-1)?.tag).toBe("F");
+});
+
+test("reopening under load loses nothing and tears no line", async () => {
+  const count = 200_000;
+  const id = await pod.run({ args: ["seq", "1", `${count}`] });
+  const parts: string[] = [];
+  while (!pod.exits.has(id)) {
+    const part = pod.path(`${id}.log.${parts.length}`);
+    renameSync(pod.logPath(id), part);
+    parts.push(part);
+    await pod.monitor.reopenLog(id).catch(() => {});
+    await eventually("the log is there again", () => {
+      if (pod.exits.has(id)) return true;
+      try {
+        return readFileSync(pod.logPath(id)) !== undefined;
+      } catch {
+        return false;
+      }
+    });
+  }
+  let text = parts.map((part) => readFileSync(part, "utf8")).join("");
+  try {
+    text += pod.log(id);
+  } catch {
+    // The last rename came after the end: there was nothing left to write.
+  }
+  const numbers = parseLog(text).map((record) => Number(record.content));
+  expect(parts.length).toBeGreaterThan(1);
+  expect(numbers.length).toBe(count);
+  expect(numbers.every((number, i) => number === i + 1)).toBe(true);
+});
+
+test("a reopen that fails keeps the old file", async () => {
+  const id = await pod.run({
+    args: ["sh", "-c", "echo before; sleep 1; echo after"],
+  });
+  await eventually("the first line", () => pod.log(id).includes("before"));
+  renameSync(pod.logPath(id), pod.path("kept.log"));
+  mkdirSync(pod.logPath(id));
+  await expect(pod.monitor.reopenLog(id)).rejects.toThrow("Is a directory");
+  await pod.exited(id);
+  expect(parseLog(readFileSync(pod.path("kept.log"), "utf8")).map((r) => r.content)).toEqual([
+    "before",
+    "after",
+  ]);
+});
+
+test("a full disk stops neither container nor monitor, and the log goes on at a whole line", async () => {
+  const disk = pod.path("disk");
+  mkdirSync(disk);
+  expect(spawnSync("mount", ["-t", "tmpfs", "-o", "size=256k", "none", disk]).status).toBe(0);
+  try {
+    writeFileSync(`${disk}/ballast`, Buffer.alloc(240 << 10));
+    const script =
+      "i=0; while [ $i -lt 3000 ]; do echo line number $i is here; i=$((i+1)); done; cat";
+    const release = pod.path("release");
+    spawnSync("mkfifo", [release]);
+    const id = await pod.run({
+      args: ["sh", "-c", `${script} < /tmp/fifo; echo at last`],
+      binds: [[release, "/tmp/fifo"]],
+      logPath: `${disk}/log`,
+    });
+    // The pipe opens when the container got through all of its output: more than disk and stdout
+    // can hold together.
+    const feed = `exec 3> ${release}; rm ${disk}/ballast; echo x >&3`;
+    const fifo = Bun.spawn(["sh", "-c", feed]);
+    await fifo.exited;
+    const exit = await pod.exited(id);
+    expect(exit.exitCode).toBe(0);
+    expect(exit.droppedLogBytes > 0n).toBe(true);
+    const records = parseLog(readFileSync(`${disk}/log`, "utf8"));
+    expect(records.at(-1)?.content).toBe("at last");
+    for (const { stream, content } of records) {
+      if (stream === "stdout") expect(content).toMatch(/^(line number \d+ is here|x|at last)$/);
+    }
+    expect(readFileSync(`${pod.directory}/monitor.log`, "utf8")).toContain(
+      "bytes of log could not be written",
+    );
+  } finally {
+    spawnSync("umount", ["-l", disk]);
+  }
+});
+
+test("without a log path the output is discarded and the container runs through", async () => {
+  const id = await pod.run({ args: ["seq", "1", "100000"], logPath: "" });
+  expect(await pod.exited(id)).toMatchObject({ exitCode: 0, droppedLogBytes: 0n });
+});
+
+test("a log path that is a pipe is refused, not waited for", async () => {
+  const fifo = pod.path("fifo");
+  spawnSync("mkfifo", [fifo]);
+  const request = pod.createRequest("piped", { args: ["true"], logPath: fifo });
+  const created = await pod.monitor.create(request);
+  expect(created.pid).toBe(0);
+  expect(created.startError).toStartWith(`log ${fifo}: `);
+});
+
+test("a descendant that holds stdout open does not hold the exit back", async () => {
+  const id = await pod.run({
+    args: ["sh", "-c", "(sleep 1000) & echo gone; exit 4"],
+    namespaces: [{ type: "mount" }, { type: "ipc" }],
+  });
+  expect(await pod.exited(id)).toMatchObject({ exitCode: 4 });
+  expect(parseLog(pod.log(id)).map((record) => record.content)).toEqual(["gone"]);
+});
