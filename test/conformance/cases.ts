@@ -96,17 +96,24 @@ export interface Choice {
   focus: RegExp | undefined;
 }
 
-/** The cases that shall run, out of a dry run's list (in which benchmarks are "skipped"). */
+/**
+ * Splits a dry run's list (in which benchmarks are "skipped") into the cases that shall run and
+ * those that skips.json excludes, which count as skipped.
+ */
 export function choose(
   cases: Case[],
   choice: Choice,
   exclusions = committedSkips.excluded,
-): Case[] {
-  return cases
+): { chosen: Case[]; excluded: Judged[] } {
+  const wanted = cases
     .filter((it) => it.state !== "skipped")
     .filter((it) => choice.all || choice.focus !== undefined || groups.includes(it.group))
-    .filter((it) => choice.focus?.test(it.name) ?? true)
-    .filter((it) => reasonFor(it, exclusions) === undefined);
+    .filter((it) => choice.focus?.test(it.name) ?? true);
+  const excluded = wanted.flatMap((it): Judged[] => {
+    const reason = reasonFor(it, exclusions);
+    return reason === undefined ? [] : [{ case: it, verdict: "skipped", reason }];
+  });
+  return { chosen: wanted.filter((it) => reasonFor(it, exclusions) === undefined), excluded };
 }
 
 function reasonFor(it: Case, reasons: Record<string, string>): string | undefined {

@@ -38,7 +38,7 @@ const logs = join(cache, "conformance");
 const crictlConfig = join(logs, "crictl.yaml");
 
 /** The cases that the options choose, from critest's own list. */
-function chooseCases(programs: Programs): Case[] {
+function chooseCases(programs: Programs): ReturnType<typeof choose> {
   const report = join(logs, "cases.json");
   const dryRun = ["-ginkgo.dry-run", `-ginkgo.json-report=${report}`];
   output([programs.critest, "-config", crictlConfig, ...dryRun]);
@@ -47,9 +47,9 @@ function chooseCases(programs: Programs): Case[] {
   if (unknown.length > 0)
     throw new Error(`critest has no group ${unknown.join(", ")} (groups.json)`);
   const focus = options.focus === undefined ? undefined : new RegExp(options.focus);
-  const chosen = choose(cases, { all: options.all, focus });
-  if (chosen.length === 0) throw new Error("no case of critest matches");
-  return chosen;
+  const choice = choose(cases, { all: options.all, focus });
+  if (choice.chosen.length === 0) throw new Error("no case of critest matches");
+  return choice;
 }
 
 /** Runs `chosen` in private namespaces and adds what the run left behind to its problems. */
@@ -119,12 +119,13 @@ async function main(): Promise<Counts> {
     console.log(`  ${error.message}`);
     return { passed: 0, failed: options.optional ? 0 : 1, skipped: options.optional ? 1 : 0 };
   }
-  const chosen = chooseCases(programs);
+  const { chosen, excluded } = chooseCases(programs);
   if (options.list) {
     for (const it of chosen) console.log(it.name);
     process.exit(0);
   }
   const { judged, seed, problems } = await runIsolated(programs, chosen);
+  judged.push(...excluded);
   for (const it of judged) print(it);
   for (const problem of problems) console.log(`  ✗ ${problem}`);
   const count = (verdict: Judged["verdict"]) =>
