@@ -65,7 +65,7 @@ test.each<[string, SecurityInit, string, ReturnType<typeof resolve>]>([
     "the image's :group",
     {},
     ":empty",
-    { uid: 0, gid: 60, supplementalGroups: [10, 60], home: "/root" },
+    { uid: 0, gid: 60, supplementalGroups: [0, 10, 60], home: "/root" },
   ],
   [
     "run_as_user over the image's",
