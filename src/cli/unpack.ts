@@ -12,6 +12,7 @@ import { createDecoder, DecodeError } from "../image/decoder.ts";
 import { LayerWriter } from "../image/layer-writer.ts";
 import { TarParser } from "../image/tar.ts";
 import { TarError } from "../image/tar-error.ts";
+import type { UnpackReport } from "../image/unpack-report.ts";
 import {
   type Capability,
   keepOnlyCapabilities,
@@ -33,12 +34,6 @@ const CAPABILITIES: readonly Capability[] = [
   "SETFCAP",
   "SYS_ADMIN", // trusted.* extended attributes
 ];
-
-/** One line of standard output. The last one is a result or a failure. */
-export type UnpackReport =
-  | { kind: "progress"; bytes: number }
-  | { kind: "done"; diffId: string; bytes: number; inodes: number }
-  | { kind: "failed"; reason: "archive" | "decode" | "disk-full" | "system"; message: string };
 
 /**
  * `unpack --directory DIR --max-bytes N --max-entries N`. Reports lines of JSON (`UnpackReport`) on

@@ -67,7 +67,10 @@ export function createDecoder(sink: (chunk: Buffer) => void): Decoder {
   };
   return {
     write(chunk) {
-      if (decoder !== undefined) return decoder.write(chunk);
+      if (decoder !== undefined) {
+        decoder.write(chunk);
+        return;
+      }
       head = head.length === 0 ? chunk : Buffer.concat([head, chunk]);
       if (head.length >= MAGIC_BYTES) begin();
       else head = Buffer.from(head);
@@ -112,7 +115,10 @@ class HandleDecoder implements Decoder {
   #run(flush: number, input: Buffer): void {
     let offset = 0;
     for (;;) {
-      if (this.#padding) return this.#skipPadding(input.subarray(offset));
+      if (this.#padding) {
+        this.#skipPadding(input.subarray(offset));
+        return;
+      }
       const before = input.length - offset;
       this.#handle.writeSync(flush, input, offset, before, this.#output, 0, OUTPUT_BYTES);
       if (this.#error !== undefined) throw new DecodeError(`${this.#kind}: ${this.#error}`);

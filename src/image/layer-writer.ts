@@ -56,10 +56,11 @@ export class LayerWriter implements TarSink {
     for (const name of entry.xattrs.keys()) checkXattr(name, entry);
     const placement = placeEntry(entry.name);
     if (placement.kind === "ignored") return;
-    if (placement.kind === "whiteout") return this.#whiteout(placement.path);
-    if (placement.kind === "opaque") return this.#opaque(placement.path);
     try {
-      this.#make(placement.path, entry);
+      if (placement.kind === "whiteout") this.#whiteout(placement.path);
+      else if (placement.kind === "opaque") this.#opaque(placement.path);
+      else if (entry.type === "directory") this.#makeDirectory(placement.path, entry);
+      else this.#make(placement.path, entry);
     } catch (error) {
       throw explain(error, entry);
     }
@@ -102,7 +103,6 @@ export class LayerWriter implements TarSink {
 
   #make(path: LayerPath, entry: TarEntry): void {
     const bytes = toBytes(path);
-    if (entry.type === "directory") return this.#makeDirectory(path, bytes, entry);
     if (path.length === 0) throw new TarError("the layer's root is no directory");
     switch (entry.type) {
       case "file":
@@ -110,7 +110,8 @@ export class LayerWriter implements TarSink {
         this.#inodes += 1;
         return;
       case "hardlink":
-        return this.#makeLink(path, bytes, entry);
+        this.#makeLink(path, bytes, entry);
+        return;
       case "symlink":
         this.#create(path, () => symlinkSync(entry.linkName, bytes));
         break;
@@ -129,7 +130,8 @@ export class LayerWriter implements TarSink {
     setTimes(bytes, entry.atime, entry.mtime);
   }
 
-  #makeDirectory(path: LayerPath, bytes: Buffer, entry: TarEntry): void {
+  #makeDirectory(path: LayerPath, entry: TarEntry): void {
+    const bytes = toBytes(path);
     if (path.length > 0) this.#ensureDirectory(path, bytes, 0o700);
     lchownSync(bytes, entry.uid, entry.gid);
     chmodSync(bytes, entry.mode);
@@ -157,15 +159,11 @@ export class LayerWriter implements TarSink {
   }
 
   #ensureDirectory(path: LayerPath, bytes: Buffer, mode: number): void {
-    try {
+    const code = tryMkdir(bytes, mode);
+    if (code === "ENOENT" || code === "ENOTDIR") {
+      this.#makeParents(path);
       mkdirSync(bytes, { mode });
-    } catch (error) {
-      const code = codeOf(error);
-      if (code === "ENOENT" || code === "ENOTDIR") {
-        this.#makeParents(path);
-        return this.#ensureDirectory(path, bytes, mode);
-      }
-      if (code !== "EEXIST") throw error;
+    } else if (code === "EEXIST") {
       const existing = lstatSync(bytes);
       if (existing.isDirectory()) return;
       this.#remove(bytes);
@@ -217,6 +215,18 @@ export class LayerWriter implements TarSink {
     if (existing.nlink > 1 && !existing.isDirectory()) return;
     this.#inodes -= 1;
     this.#bytes -= existing.blocks * BLOCK_BYTES;
+  }
+}
+
+/** mkdir(2); returns the code of a failure that the caller can do something about. */
+function tryMkdir(path: Buffer, mode: number): unknown {
+  try {
+    mkdirSync(path, { mode });
+    return undefined;
+  } catch (error) {
+    const code = codeOf(error);
+    if (code === "ENOENT" || code === "ENOTDIR" || code === "EEXIST") return code;
+    throw error;
   }
 }
 

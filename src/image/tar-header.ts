@@ -70,10 +70,9 @@ function natural(block: Buffer, offset: number, length: number, what: string): n
 function number(block: Buffer, offset: number, length: number, what: string): number {
   const first = block[offset] ?? 0;
   if ((first & 0x80) !== 0) return base256(block.subarray(offset, offset + length), what);
-  const digits = block
-    .toString("latin1", offset, offset + length)
-    .replace(/\0[^]*$/, "")
-    .trim();
+  const field = block.subarray(offset, offset + length);
+  const end = field.indexOf(0);
+  const digits = field.toString("latin1", 0, end < 0 ? length : end).trim();
   if (digits === "") return 0;
   const value = /^[0-7]+$/.test(digits) ? Number.parseInt(digits, 8) : Number.NaN;
   if (!Number.isSafeInteger(value)) throw new TarError(`${what}: not an octal number`);

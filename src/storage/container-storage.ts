@@ -23,21 +23,22 @@ const RM_RETRIES = 3;
 const ID = /^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/;
 
 export class ContainerStorage {
-  readonly #directory: string;
+  /** `<root>/containers`, on the file system that containers write to. */
+  readonly directory: string;
   readonly #layers: LayerStore;
 
   constructor(options: { root: string; database: Database }) {
-    this.#directory = join(options.root, "containers");
+    this.directory = join(options.root, "containers");
     this.#layers = new LayerStore(options);
     // As for layers: the host's users must not reach a container's setuid programs.
-    mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
-    chmodSync(this.#directory, 0o700);
+    mkdirSync(this.directory, { recursive: true, mode: 0o700 });
+    chmodSync(this.directory, 0o700);
   }
 
   /** Ids that have a directory or hold layers (for recovery). */
   list(): string[] {
     const holders = this.#layers.holders("container/").map((name) => name.slice(10));
-    return [...new Set([...readdirSync(this.#directory), ...holders])];
+    return [...new Set([...readdirSync(this.directory), ...holders])];
   }
 
   /**
@@ -129,9 +130,10 @@ export class ContainerStorage {
     chmodSync(path, 0o711);
     for (const name of ["diff", "work", "merged"]) mkdirSync(join(path, name), { mode: 0o700 });
     // The root directory of an overlay is its writable one: it takes the image's owner and mode.
-    const top = layers.at(-1);
     const diff = join(path, "diff");
-    if (top === undefined) return chmodSync(diff, 0o755);
+    chmodSync(diff, 0o755);
+    const top = layers.at(-1);
+    if (top === undefined) return;
     const { uid, gid, mode } = statSync(join(this.#layers.directory, top.directory));
     chownSync(diff, uid, gid);
     chmodSync(diff, mode & 0o7777);
@@ -147,7 +149,7 @@ export class ContainerStorage {
     if (!ID.test(containerId)) {
       throw new CribError("InvalidArgument", `container id ${JSON.stringify(containerId)}`);
     }
-    return join(this.#directory, containerId);
+    return join(this.directory, containerId);
   }
 }
 

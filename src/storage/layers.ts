@@ -78,15 +78,15 @@ export class LayerStore {
     return name;
   }
 
-  /** The staged directory, already synced to disk, becomes a layer that `holder` holds. */
-  commit(layer: Layer, holder: string): void {
+  /** The staged directory, already synced to disk, becomes a layer that `holders` hold. */
+  commit(layer: Layer, holders: Iterable<string>): void {
     this.#database.transaction(() => {
       this.#database
         .query(
           "INSERT INTO layers (chain_id, diff_id, directory, bytes, inodes) VALUES (?, ?, ?, ?, ?)",
         )
         .run(layer.chainId, layer.diffId, layer.directory, layer.bytes, layer.inodes);
-      this.#insertHold(holder, layer.chainId);
+      for (const holder of holders) this.#insertHold(holder, layer.chainId);
     })();
   }
 

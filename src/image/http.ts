@@ -1,0 +1,156 @@
+/** HTTP for registries: bounded, cancellable, never silent for longer than the no-progress time. */
+import { CribError, messageOf } from "../error.ts";
+
+export interface RequestOptions {
+  headers?: Record<string, string>;
+  method?: "GET" | "POST";
+  body?: string;
+  /** Certificates are not checked. */
+  insecure: boolean;
+  /** The longest time without headers, or between two pieces of the body. */
+  noProgressMs: number;
+  signal: AbortSignal;
+}
+
+/** A registry that could not be reached, or asked to come back later. */
+export class UnavailableError extends CribError {
+  constructor(
+    message: string,
+    readonly retryAfterMs = 0,
+    options?: { cause?: unknown },
+  ) {
+    super("Unavailable", message, options);
+  }
+}
+
+export interface HttpResponse {
+  status: number;
+  headers: Headers;
+  url: string;
+  /** The body as it comes; a broken connection throws `UnavailableError`. Call once. */
+  chunks(): AsyncGenerator<Uint8Array, void, void>;
+  /** Ends the connection; for a body that is not wanted. */
+  discard(): void;
+}
+
+/** Makes one request. Redirects are not followed. */
+export async function request(url: string, options: RequestOptions): Promise<HttpResponse> {
+  const { signal, noProgressMs } = options;
+  throwIfAborted(signal);
+  const controller = new AbortController();
+  const abort = () => controller.abort();
+  signal.addEventListener("abort", abort, { once: true });
+  let timedOut = false;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const watch = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      timedOut = true;
+      controller.abort();
+    }, noProgressMs);
+  };
+  const finish = () => {
+    clearTimeout(timer);
+    signal.removeEventListener("abort", abort);
+  };
+  const fail = (error: unknown): CribError => {
+    finish();
+    controller.abort();
+    if (signal.aborted) return canceled(signal);
+    const why = timedOut ? `no progress for ${noProgressMs / 1000} seconds` : describe(error);
+    return new UnavailableError(`${new URL(url).origin}: ${why}`, 0, { cause: error });
+  };
+  watch();
+  let response: Response;
+  try {
+    response = await fetch(url, {
+      method: options.method ?? "GET",
+      headers: { "User-Agent": "crib", "Accept-Encoding": "identity", ...options.headers },
+      body: options.body,
+      redirect: "manual",
+      decompress: false,
+      signal: controller.signal,
+      tls: { rejectUnauthorized: !options.insecure },
+    });
+  } catch (error) {
+    throw fail(error);
+  }
+  clearTimeout(timer);
+  return {
+    status: response.status,
+    headers: response.headers,
+    url,
+    async *chunks() {
+      const reader = response.body?.getReader();
+      try {
+        while (reader !== undefined) {
+          watch();
+          const { done, value } = await reader.read();
+          clearTimeout(timer);
+          if (done) break;
+          if (value !== undefined) yield value;
+        }
+      } catch (error) {
+        throw fail(error);
+      } finally {
+        finish();
+        controller.abort();
+      }
+    },
+    discard() {
+      finish();
+      controller.abort();
+    },
+  };
+}
+
+/** The whole body. Throws a `CribError` DataLoss when it is longer than `limitBytes`. */
+export async function readBody(
+  response: HttpResponse,
+  limitBytes: number,
+  what: string,
+): Promise<Buffer> {
+  const pieces: Uint8Array[] = [];
+  let length = 0;
+  for await (const piece of response.chunks()) {
+    length += piece.length;
+    if (length > limitBytes) {
+      throw new CribError("DataLoss", `${what}: longer than ${limitBytes} bytes`);
+    }
+    pieces.push(piece);
+  }
+  return Buffer.concat(pieces);
+}
+
+/** The error of a signal that was aborted: its own reason when that is a `CribError`. */
+export function canceled(signal: AbortSignal): CribError {
+  return signal.reason instanceof CribError
+    ? signal.reason
+    : new CribError("Canceled", "the pull was cancelled");
+}
+
+export function throwIfAborted(signal: AbortSignal): void {
+  if (signal.aborted) throw canceled(signal);
+}
+
+/** Waits; returns at once (by throwing `canceled`) when the signal is aborted. */
+export async function pause(durationMs: number, signal: AbortSignal): Promise<void> {
+  throwIfAborted(signal);
+  let abort = () => {};
+  await new Promise<void>((resolve) => {
+    const timer = setTimeout(resolve, durationMs);
+    abort = () => {
+      clearTimeout(timer);
+      resolve();
+    };
+    signal.addEventListener("abort", abort, { once: true });
+  });
+  signal.removeEventListener("abort", abort);
+  throwIfAborted(signal);
+}
+
+function describe(error: unknown): string {
+  const code = (error as { code?: unknown }).code;
+  const message = messageOf(error);
+  return typeof code === "string" && !message.includes(code) ? `${code}: ${message}` : message;
+}

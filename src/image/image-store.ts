@@ -1,0 +1,155 @@
+/** The images that are there: in memory for reading, written through to SQLite. */
+import type { Database } from "bun:sqlite";
+import * as v from "valibot";
+import { messageOf } from "../error.ts";
+import { log } from "../observe/log.ts";
+import { type ImageConfig, parseConfig } from "./manifest.ts";
+
+/** An image that is whole. */
+export interface Image {
+  /** "sha256:…": the digest of its configuration. */
+  id: string;
+  /** "docker.io/library/busybox:latest", sorted. */
+  repoTags: string[];
+  /** "docker.io/library/busybox@sha256:…", sorted; the digest is of what the name led to: an index or manifest. */
+  repoDigests: string[];
+  /** What it takes on disk: its layers unpacked, and its configuration. As CRI-O counts. */
+  sizeBytes: number;
+  config: ImageConfig;
+  /** ChainIDs, base first. */
+  layers: string[];
+  /** Never garbage-collected by the kubelet (image.pinned). */
+  pinned: boolean;
+  /** Of the manifest. */
+  annotations: Record<string, string>;
+}
+
+/** What a pull hands over. */
+export interface NewImage {
+  id: string;
+  configJson: string;
+  annotations: Record<string, string>;
+  /** ChainIDs, base first; all committed and held. */
+  layers: string[];
+  /** Names that shall lead to this image; one that led to another is taken from it. */
+  names: string[];
+}
+
+interface Row {
+  id: string;
+  config: string;
+  annotations: string;
+}
+
+const annotationsSchema = v.pipe(v.string(), v.parseJson(), v.record(v.string(), v.string()));
+
+export class ImageStore {
+  readonly #database: Database;
+  readonly #images = new Map<string, Image>();
+  readonly #names = new Map<string, string>();
+  readonly #isPinned: (image: Image) => boolean;
+
+  constructor(database: Database, isPinned: (image: Image) => boolean) {
+    this.#database = database;
+    this.#isPinned = isPinned;
+    for (const { id } of database.query("SELECT id FROM images").all() as Array<{ id: string }>) {
+      this.#load(id);
+    }
+  }
+
+  list(): Image[] {
+    return [...this.#images.values()];
+  }
+
+  get(id: string): Image | undefined {
+    return this.#images.get(id);
+  }
+
+  byName(name: string): Image | undefined {
+    return this.#images.get(this.#names.get(name) ?? "");
+  }
+
+  /** Adds an image, or names to one that is there. */
+  add(image: NewImage): Image {
+    const robbed = new Set<string>();
+    this.#database.transaction(() => {
+      const { changes } = this.#database
+        .query("INSERT OR IGNORE INTO images (id, config, annotations) VALUES (?, ?, ?)")
+        .run(image.id, image.configJson, JSON.stringify(image.annotations));
+      if (changes > 0) this.#insertLayers(image);
+      for (const name of image.names) {
+        const before = this.#names.get(name);
+        if (before !== undefined && before !== image.id) robbed.add(before);
+        this.#database
+          .query(
+            `INSERT INTO image_names (name, image_id) VALUES (?, ?)
+             ON CONFLICT (name) DO UPDATE SET image_id = excluded.image_id`,
+          )
+          .run(name, image.id);
+      }
+    })();
+    for (const id of robbed) this.#load(id);
+    const added = this.#load(image.id);
+    if (added === undefined) throw new Error(`image ${image.id} is not readable`);
+    return added;
+  }
+
+  /** Deletes an image with all of its names; its layers are the layer store's to collect. */
+  delete(id: string): void {
+    this.#database.query("DELETE FROM images WHERE id = ?").run(id);
+    this.#forget(id);
+  }
+
+  #insertLayers(image: NewImage): void {
+    image.layers.forEach((chainId, position) => {
+      this.#database
+        .query("INSERT INTO image_layers (image_id, position, chain_id) VALUES (?, ?, ?)")
+        .run(image.id, position, chainId);
+    });
+  }
+
+  #forget(id: string): void {
+    this.#images.delete(id);
+    for (const [name, image] of this.#names) if (image === id) this.#names.delete(name);
+  }
+
+  /** Reads one image from the database. One that cannot be read is left alone and not listed. */
+  #load(id: string): Image | undefined {
+    this.#forget(id);
+    try {
+      const image = this.#read(id);
+      if (image === undefined) return undefined;
+      this.#images.set(id, image);
+      for (const name of [...image.repoTags, ...image.repoDigests]) this.#names.set(name, id);
+      return image;
+    } catch (error) {
+      log().error({ imageId: id, error: messageOf(error) }, "a damaged image row is left alone");
+      return undefined;
+    }
+  }
+
+  #read(id: string): Image | undefined {
+    const row = this.#database.query("SELECT * FROM images WHERE id = ?").get(id) as Row | null;
+    if (row === null) return undefined;
+    const layers = this.#database
+      .query(
+        `SELECT chain_id, bytes FROM image_layers JOIN layers USING (chain_id)
+         WHERE image_id = ? ORDER BY position`,
+      )
+      .all(id) as Array<{ chain_id: string; bytes: number }>;
+    const names = this.#database
+      .query("SELECT name FROM image_names WHERE image_id = ? ORDER BY name")
+      .all(id) as Array<{ name: string }>;
+    const image: Image = {
+      id,
+      repoTags: names.map(({ name }) => name).filter((name) => !name.includes("@")),
+      repoDigests: names.map(({ name }) => name).filter((name) => name.includes("@")),
+      sizeBytes: layers.reduce((sum, { bytes }) => sum + bytes, Buffer.byteLength(row.config)),
+      config: parseConfig(Buffer.from(row.config), `image ${id}`).config,
+      layers: layers.map(({ chain_id }) => chain_id),
+      pinned: false,
+      annotations: v.parse(annotationsSchema, row.annotations),
+    };
+    return { ...image, pinned: this.#isPinned(image) };
+  }
+}

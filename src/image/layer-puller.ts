@@ -1,0 +1,111 @@
+/** Brings layers into the store: each one once, a few at a time. */
+import { join } from "node:path";
+import { CribError } from "../error.ts";
+import { log } from "../observe/log.ts";
+import type { LayerStore } from "../storage/layers.ts";
+import { streamBlob } from "./blob.ts";
+import { throwIfAborted } from "./http.ts";
+import type { Descriptor } from "./manifest.ts";
+import type { RegistryClient } from "./registry.ts";
+import { Semaphore } from "./semaphore.ts";
+import { SharedWork } from "./shared-work.ts";
+import { unpackLayer } from "./unpacker.ts";
+
+export interface WantedLayer {
+  chainId: string;
+  diffId: string;
+  descriptor: Descriptor;
+}
+
+export interface LayerPullerOptions {
+  store: LayerStore;
+  /** argv to run Crib again. */
+  executable: readonly string[];
+  /** Over all pulls. */
+  maxParallel: number;
+  maxBytes: number;
+  maxEntries: number;
+  noProgressMs: number;
+}
+
+export class LayerPuller {
+  readonly #options: LayerPullerOptions;
+  readonly #downloads = new SharedWork<string, void>();
+  readonly #slots: Semaphore;
+
+  constructor(options: LayerPullerOptions) {
+    this.#options = options;
+    this.#slots = new Semaphore(options.maxParallel);
+  }
+
+  /**
+   * Makes sure that the layer is in the store and held by `holder`. When another pull already fetches
+   * it, that download is joined; when that one fails, this one tries its own registries.
+   */
+  async ensure(
+    holder: string,
+    layer: WantedLayer,
+    clients: readonly RegistryClient[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    while (this.#options.store.hold(holder, layer.chainId) === undefined) {
+      const joined = this.#downloads.has(layer.chainId);
+      try {
+        await this.#downloads.join(layer.chainId, holder, signal, (jobSignal, holders) =>
+          this.#slots.run(jobSignal, () => this.#fetch(layer, clients, jobSignal, holders)),
+        );
+      } catch (error) {
+        throwIfAborted(signal);
+        if (!joined) throw error;
+      }
+    }
+  }
+
+  /** Damaged bytes of one registry (or mirror) are asked of the next. */
+  async #fetch(
+    layer: WantedLayer,
+    clients: readonly RegistryClient[],
+    signal: AbortSignal,
+    holders: ReadonlySet<string>,
+  ): Promise<void> {
+    for (let first = 0; ; first++) {
+      try {
+        return await this.#fetchOnce(layer, clients.slice(first), signal, holders);
+      } catch (error) {
+        const damaged = error instanceof CribError && error.code === "DataLoss";
+        if (!damaged || first + 1 >= clients.length) throw error;
+        log().warn({ error: error.message }, "a layer came damaged: asking the next registry");
+      }
+    }
+  }
+
+  async #fetchOnce(
+    layer: WantedLayer,
+    clients: readonly RegistryClient[],
+    signal: AbortSignal,
+    holders: ReadonlySet<string>,
+  ): Promise<void> {
+    const { store, executable, maxBytes, maxEntries, noProgressMs } = this.#options;
+    const { chainId, diffId, descriptor } = layer;
+    const what = `layer ${descriptor.digest}`;
+    const name = store.stage();
+    try {
+      const directory = join(store.directory, name);
+      const blob = streamBlob(clients, descriptor, signal);
+      const unpack = { executable, directory, maxBytes, maxEntries, noProgressMs, what };
+      const done = await unpackLayer(blob, unpack, signal);
+      if (done.diffId !== diffId) {
+        throw new CribError(
+          "DataLoss",
+          `${what}: unpacks to ${done.diffId}, but the image's config says ${diffId}`,
+        );
+      }
+      throwIfAborted(signal);
+      const { bytes, inodes } = done;
+      store.commit({ chainId, diffId, directory: name, bytes, inodes }, holders);
+    } catch (error) {
+      await store.discard(name);
+      throw error;
+    }
+  }
+}

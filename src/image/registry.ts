@@ -1,0 +1,201 @@
+/** A client of one repository of one registry (OCI distribution specification 1.1, pull). */
+import type { Source } from "../config/registries-conf.ts";
+import { CribError } from "../error.ts";
+import { parseChallenges } from "./challenge.ts";
+import { basicAuthorization, type Credentials } from "./credentials.ts";
+import { type HttpResponse, readBody, request, UnavailableError } from "./http.ts";
+import { MANIFEST_TYPES } from "./media-types.ts";
+import { fetchToken } from "./token.ts";
+
+const MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024;
+const ERROR_LIMIT_BYTES = 64 * 1024;
+const REDIRECT_LIMIT = 5;
+const RETRY_AFTER_LIMIT_MS = 30_000;
+
+export interface RegistryOptions {
+  source: Source;
+  credentials: Credentials | undefined;
+  noProgressMs: number;
+  signal: AbortSignal;
+}
+
+export class RegistryClient {
+  /** "host/repository", for messages. */
+  readonly name: string;
+  readonly #host: string;
+  readonly #options: RegistryOptions;
+  readonly #insecure: boolean;
+  #base: string | undefined;
+  #authorization: string | undefined;
+
+  constructor(options: RegistryOptions) {
+    const { host, repository, insecure } = options.source;
+    this.name = `${host}/${repository}`;
+    this.#options = options;
+    this.#host = host === "docker.io" ? "registry-1.docker.io" : host;
+    this.#insecure = insecure || isLoopback(host);
+    const token = options.credentials?.registryToken ?? "";
+    this.#authorization = token === "" ? undefined : `Bearer ${token}`;
+  }
+
+  /** A manifest or index by tag or digest, whose bytes are not yet checked. */
+  async manifest(reference: string): Promise<{ bytes: Buffer; mediaType: string; digest: string }> {
+    const accept = MANIFEST_TYPES.join(", ");
+    const response = await this.#get(`manifests/${reference}`, { Accept: accept });
+    await this.#expect(response, [200], `manifest ${reference}`);
+    const what = `${this.name}: manifest ${reference}`;
+    const bytes = await readBody(response, MANIFEST_LIMIT_BYTES, what);
+    const mediaType = (response.headers.get("content-type") ?? "").replace(/;.*$/, "").trim();
+    return { bytes, mediaType, digest: response.headers.get("docker-content-digest") ?? "" };
+  }
+
+  /**
+   * A blob's bytes from `offset` on. The answer may begin earlier, when the server does not know
+   * ranges: `offset` of the result says where.
+   */
+  async blob(digest: string, offset: number): Promise<{ response: HttpResponse; offset: number }> {
+    const headers: Record<string, string> = offset > 0 ? { Range: `bytes=${offset}-` } : {};
+    const response = await this.#get(`blobs/${digest}`, headers);
+    await this.#expect(response, offset > 0 ? [200, 206] : [200], `blob ${digest}`);
+    if (response.status === 200) return { response, offset: 0 };
+    const range = /^bytes (\d+)-/.exec(response.headers.get("content-range") ?? "");
+    if (range === null || Number(range[1]) !== offset) {
+      response.discard();
+      throw new CribError("DataLoss", `${this.name}: blob ${digest}: answered with another range`);
+    }
+    return { response, offset };
+  }
+
+  async #get(path: string, headers: Record<string, string>): Promise<HttpResponse> {
+    this.#base ??= await this.#findBase();
+    const url = `${this.#base}/v2/${this.#options.source.repository}/${path}`;
+    const response = await this.#follow(url, headers);
+    if (response.status !== 401) return response;
+    response.discard();
+    this.#authorization = await this.#authorize(response);
+    return this.#follow(url, headers);
+  }
+
+  /** https, or plain http for an insecure or loopback registry that does not answer to https. */
+  async #findBase(): Promise<string> {
+    const secure = `https://${this.#host}`;
+    if (!this.#insecure) return secure;
+    let reason: unknown;
+    for (const base of [secure, `http://${this.#host}`]) {
+      try {
+        const response = await this.#send(`${base}/v2/`, {});
+        response.discard();
+        // A proxy or a TLS server answers plain requests with its own errors.
+        if (response.status < 400 || response.status === 401 || response.status === 404)
+          return base;
+        reason = new UnavailableError(`${base}: HTTP ${response.status}`);
+      } catch (error) {
+        if (!(error instanceof UnavailableError)) throw error;
+        reason = error;
+      }
+    }
+    throw reason;
+  }
+
+  /** Follows redirects; what authorises goes to the registry's own origin only. */
+  async #follow(start: string, headers: Record<string, string>): Promise<HttpResponse> {
+    const origin = new URL(start).origin;
+    let url = start;
+    for (let hop = 0; hop <= REDIRECT_LIMIT; hop++) {
+      const own = new URL(url).origin === origin && this.#authorization !== undefined;
+      const response = await this.#send(
+        url,
+        own ? { ...headers, Authorization: this.#authorization ?? "" } : headers,
+      );
+      if (![301, 302, 303, 307, 308].includes(response.status)) return response;
+      response.discard();
+      url = this.#redirectTarget(url, response.headers.get("location") ?? "");
+    }
+    throw new CribError(
+      "FailedPrecondition",
+      `${this.name}: more than ${REDIRECT_LIMIT} redirects`,
+    );
+  }
+
+  #redirectTarget(from: string, location: string): string {
+    const target = URL.canParse(location, from) ? new URL(location, from) : undefined;
+    const plainAllowed = this.#insecure || from.startsWith("http:");
+    if (target?.protocol === "https:" || (target?.protocol === "http:" && plainAllowed)) {
+      return target.href;
+    }
+    throw new CribError(
+      "FailedPrecondition",
+      `${this.name}: redirects to ${JSON.stringify(location.slice(0, 100))}, which is not followed`,
+    );
+  }
+
+  #send(url: string, headers: Record<string, string>): Promise<HttpResponse> {
+    return request(url, { ...this.#http(), headers });
+  }
+
+  #http() {
+    const { noProgressMs, signal } = this.#options;
+    return { insecure: this.#insecure, noProgressMs, signal };
+  }
+
+  async #authorize(response: HttpResponse): Promise<string> {
+    const { credentials, source } = this.#options;
+    const challenges = parseChallenges(response.headers.get("www-authenticate") ?? "");
+    const bearer = challenges.find(({ scheme }) => scheme === "bearer");
+    if (bearer !== undefined && !credentials?.registryToken) {
+      return fetchToken(bearer, {
+        repository: source.repository,
+        credentials,
+        http: this.#http(),
+        plainAllowed: response.url.startsWith("http:") || this.#insecure,
+      });
+    }
+    const basic = challenges.some(({ scheme }) => scheme === "basic");
+    if (basic && credentials !== undefined && credentials.username !== "") {
+      return basicAuthorization(credentials);
+    }
+    const why = credentials === undefined ? "wants credentials" : "does not take these credentials";
+    throw new CribError("Unauthenticated", `${this.name}: the registry ${why}`);
+  }
+
+  async #expect(response: HttpResponse, statuses: number[], what: string): Promise<void> {
+    const { status } = response;
+    if (statuses.includes(status)) return;
+    const detail = await errorDetail(response);
+    const message = `${this.name}: ${what}: HTTP ${status}${detail}`;
+    if (status >= 500 || status === 429 || status === 408) {
+      throw new UnavailableError(message, retryAfter(response.headers.get("retry-after")));
+    }
+    if (status === 404) throw new CribError("NotFound", message);
+    if (status === 401) throw new CribError("Unauthenticated", message);
+    if (status === 403) throw new CribError("PermissionDenied", message);
+    if (status === 416) throw new CribError("DataLoss", message);
+    throw new CribError("FailedPrecondition", message);
+  }
+}
+
+/** What the registry says of its error (`{"errors": [{"code", "message"}]}`), made printable. */
+async function errorDetail(response: HttpResponse): Promise<string> {
+  try {
+    const body = await readBody(response, ERROR_LIMIT_BYTES, "error");
+    const parsed = JSON.parse(body.toString()) as { errors?: Array<Record<string, unknown>> };
+    const first = parsed.errors?.[0];
+    const text = [first?.code, first?.message]
+      .filter((part) => typeof part === "string")
+      .join(": ");
+    return text === "" ? "" : ` (${text.replace(/[^\x20-\x7e]/g, " ").slice(0, 300)})`;
+  } catch {
+    return "";
+  }
+}
+
+function retryAfter(header: string | null): number {
+  const seconds = /^\d{1,6}$/.test(header ?? "") ? Number(header) : 0;
+  return Math.min(seconds * 1000, RETRY_AFTER_LIMIT_MS);
+}
+
+/** Docker's rule: registries on this machine may speak plain http. */
+function isLoopback(host: string): boolean {
+  const name = host.replace(/:\d+$/, "");
+  return name === "localhost" || name === "[::1]" || /^127(?:\.\d{1,3}){3}$/.test(name);
+}

@@ -1,0 +1,152 @@
+/** From a reference to one image's manifest and configuration, over mirrors and indexes. */
+import { createHash } from "node:crypto";
+import { CribError } from "../error.ts";
+import { readBlob, retry } from "./blob.ts";
+import {
+  type Descriptor,
+  type ImageConfig,
+  type ImageManifest,
+  parseConfig,
+  parseManifest,
+} from "./manifest.ts";
+import { choose, describePlatform, type Platform } from "./platform.ts";
+import { formatReference, isDigest, type Reference } from "./reference.ts";
+import type { RegistryClient } from "./registry.ts";
+
+const CONFIG_LIMIT_BYTES = 8 * 1024 * 1024;
+const INDEX_DEPTH_LIMIT = 4;
+const ATTEMPTS = 4;
+
+export interface ResolvedImage {
+  /** Of the manifest or index that the reference itself leads to. */
+  digest: string;
+  manifest: ImageManifest;
+  /** The configuration's digest: the image's id. */
+  id: string;
+  configJson: string;
+  config: ImageConfig;
+  diffIds: string[];
+  /** Where to fetch blobs: the registry that answered first. */
+  clients: RegistryClient[];
+}
+
+/**
+ * Asks the registries in turn. All but the last (the mirrors) get one try; the last is asked again when
+ * it is not available.
+ *
+ * @throws CribError with the last registry's code and, in its message, what each of them said.
+ *   Unavailable begins with "RegistryUnavailable", which the kubelet looks for.
+ */
+export async function resolveImage(
+  reference: Reference,
+  clients: readonly RegistryClient[],
+  platform: Platform,
+  signal: AbortSignal,
+): Promise<ResolvedImage> {
+  const failures: CribError[] = [];
+  for (const client of clients) {
+    const attempts = client === clients.at(-1) ? ATTEMPTS : 1;
+    try {
+      return await retry(attempts, signal, async () => ({
+        ...(await resolveAt(client, reference, platform, signal)),
+        clients: [client, ...clients.filter((other) => other !== client)],
+      }));
+    } catch (error) {
+      if (signal.aborted || !(error instanceof CribError)) throw error;
+      failures.push(error);
+    }
+  }
+  throw pullError(reference, failures);
+}
+
+/** One error for what all registries said; the last one (no mirror) decides the code. */
+export function pullError(reference: Reference, failures: readonly CribError[]): CribError {
+  const code = failures.at(-1)?.code ?? "Internal";
+  const prefix = code === "Unavailable" ? "RegistryUnavailable: " : "";
+  const reasons = failures.map(({ message }) => message).join("; ");
+  return new CribError(code, `${prefix}pull ${formatReference(reference)}: ${reasons}`, {
+    cause: failures.at(-1),
+  });
+}
+
+async function resolveAt(
+  client: RegistryClient,
+  reference: Reference,
+  platform: Platform,
+  signal: AbortSignal,
+): Promise<Omit<ResolvedImage, "clients">> {
+  const top = await fetchManifest(client, reference.digest ?? reference.tag ?? "latest");
+  const manifest = await descend(client, top, platform, 1);
+  const bytes = await readBlob([client], manifest.config, CONFIG_LIMIT_BYTES, signal);
+  const what = `${client.name}: image config ${manifest.config.digest}`;
+  const { config, diffIds, os } = parseConfig(bytes, what);
+  if (os !== "" && os !== platform.os) {
+    throw new CribError("FailedPrecondition", `${what}: the image is for ${JSON.stringify(os)}`);
+  }
+  if (diffIds.length !== manifest.layers.length) {
+    throw new CribError(
+      "FailedPrecondition",
+      `${what}: ${diffIds.length} diffIDs for ${manifest.layers.length} layers`,
+    );
+  }
+  return {
+    digest: top.digest,
+    manifest,
+    id: manifest.config.digest,
+    configJson: bytes.toString("utf8"),
+    config,
+    diffIds,
+  };
+}
+
+interface Fetched {
+  digest: string;
+  document: ReturnType<typeof parseManifest>;
+}
+
+async function fetchManifest(client: RegistryClient, reference: string): Promise<Fetched> {
+  const what = `${client.name}: manifest ${reference}`;
+  const { bytes, mediaType, digest: claimed } = await client.manifest(reference);
+  const expected = isDigest(reference) ? reference : claimed;
+  const algorithm = isDigest(expected) ? expected.slice(0, expected.indexOf(":")) : "sha256";
+  const digest = `${algorithm}:${createHash(algorithm).update(bytes).digest("hex")}`;
+  if (isDigest(expected) && digest !== expected) {
+    throw new CribError("DataLoss", `${what}: its bytes have digest ${digest}, not ${expected}`);
+  }
+  return { digest, document: parseManifest(bytes, mediaType, what) };
+}
+
+/** Follows indexes down to the manifest for the platform. */
+async function descend(
+  client: RegistryClient,
+  { digest, document }: Fetched,
+  platform: Platform,
+  depth: number,
+): Promise<ImageManifest> {
+  if (document.kind === "image") return document;
+  const what = `${client.name}: index ${digest}`;
+  if (depth > INDEX_DEPTH_LIMIT) {
+    throw new CribError("FailedPrecondition", `${what}: more than ${INDEX_DEPTH_LIMIT} levels`);
+  }
+  const candidates = choose(document.manifests, platform);
+  for (const candidate of candidates) {
+    const next = await fetchManifest(client, candidate.digest);
+    try {
+      return await descend(client, next, platform, depth + 1);
+    } catch (error) {
+      // An index without a platform may hold nothing for this one; the next candidate may.
+      const other = error instanceof CribError && error.code === "FailedPrecondition";
+      if (!other || candidate === candidates.at(-1)) throw error;
+    }
+  }
+  throw new CribError("FailedPrecondition", `${what}: ${nothingFor(document.manifests, platform)}`);
+}
+
+function nothingFor(entries: readonly Descriptor[], { os, architecture }: Platform): string {
+  const offered = entries.slice(0, 20).flatMap((entry) => entry.platform ?? []);
+  const list = offered
+    .map(describePlatform)
+    .join(", ")
+    .replace(/[^\x20-\x7e]/g, "?");
+  return `nothing for ${os}/${architecture}; it has ${list.slice(0, 500) || "no platforms"}`;
+}

@@ -1,0 +1,22 @@
+/** What `crib unpack` says on standard output: one line of JSON each, the last one being the result. */
+import * as v from "valibot";
+
+const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
+
+export const unpackReportSchema = v.variant("kind", [
+  v.object({ kind: v.literal("progress"), bytes: count }),
+  v.object({
+    kind: v.literal("done"),
+    diffId: v.pipe(v.string(), v.regex(/^sha256:[0-9a-f]{64}$/)),
+    /** On disk, in whole blocks. */
+    bytes: count,
+    inodes: count,
+  }),
+  v.object({
+    kind: v.literal("failed"),
+    reason: v.picklist(["archive", "decode", "disk-full", "system"]),
+    message: v.string(),
+  }),
+]);
+
+export type UnpackReport = v.InferOutput<typeof unpackReportSchema>;

@@ -1,0 +1,199 @@
+/** The daemon's side of `crib unpack`: feeds a layer to a child and waits for its report. */
+import * as v from "valibot";
+import { CribError, messageOf } from "../error.ts";
+import { canceled } from "./http.ts";
+import type { UnpackReport } from "./unpack-report.ts";
+import { unpackReportSchema } from "./unpack-report.ts";
+
+export interface UnpackOptions {
+  /** argv to run Crib again, to which the subcommand is added. */
+  executable: readonly string[];
+  /** An empty directory, which becomes the layer. */
+  directory: string;
+  maxBytes: number;
+  maxEntries: number;
+  noProgressMs: number;
+  /** Names the layer in messages. */
+  what: string;
+}
+
+type Done = Extract<UnpackReport, { kind: "done" }>;
+
+const OUTPUT_LIMIT_BYTES = 1024 * 1024;
+const STDERR_LIMIT = 2000;
+/** After the last byte the child writes back to disk; it says nothing while the kernel does that. */
+const SYNC_LIMIT_MS = 15 * 60 * 1000;
+
+/**
+ * Unpacks the bytes of a layer. When `layer` throws (a broken connection, a wrong digest), the child is
+ * killed and the error goes on. What was written stays in the directory: the caller deletes it.
+ *
+ * @throws CribError ResourceExhausted: the disk is full; DataLoss: the compression is damaged;
+ *   FailedPrecondition: the archive is not one that can be a layer; DeadlineExceeded: no progress.
+ */
+export async function unpackLayer(
+  layer: AsyncIterable<Uint8Array>,
+  options: UnpackOptions,
+  signal: AbortSignal,
+): Promise<Done> {
+  const child = new UnpackChild(options);
+  const abort = () => child.kill(canceled(signal));
+  signal.addEventListener("abort", abort, { once: true });
+  try {
+    if (signal.aborted) abort();
+    await child.feed(layer);
+    return await child.result();
+  } catch (error) {
+    child.kill(error);
+    await child.result().catch(() => {});
+    throw error;
+  } finally {
+    signal.removeEventListener("abort", abort);
+  }
+}
+
+class UnpackChild {
+  readonly #options: UnpackOptions;
+  readonly #process;
+  readonly #result: Promise<Done>;
+  #killedBy: unknown;
+  #last: UnpackReport | undefined;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #ended = false;
+
+  constructor(options: UnpackOptions) {
+    this.#options = options;
+    const { executable, directory, maxBytes, maxEntries } = options;
+    this.#process = Bun.spawn({
+      cmd: [
+        ...executable,
+        "unpack",
+        ...["--directory", directory],
+        ...["--max-bytes", String(maxBytes), "--max-entries", String(maxEntries)],
+      ],
+      // Nothing of the daemon's environment: BUN_* would change what the executable is.
+      env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" },
+      cwd: "/",
+      stdin: "pipe",
+      stdout: "pipe",
+      stderr: "pipe",
+    });
+    this.#watch(options.noProgressMs);
+    this.#result = this.#collect();
+    this.#result.catch(() => {});
+  }
+
+  /** Ends the child; `cause` is what `result` rejects with, unless it was killed before. */
+  kill(cause: unknown): void {
+    if (this.#ended) return;
+    this.#killedBy ??= cause;
+    this.#process.kill("SIGKILL");
+  }
+
+  result(): Promise<Done> {
+    return this.#result;
+  }
+
+  async feed(layer: AsyncIterable<Uint8Array>): Promise<void> {
+    const { stdin } = this.#process;
+    let gone = false;
+    for await (const chunk of layer) {
+      if (this.#killedBy !== undefined) break;
+      if (gone || this.#ended) {
+        // Read on when the archive looks bad: its digest tells whether it only came so.
+        if (!(await this.#looksDamaged())) break;
+        continue;
+      }
+      try {
+        stdin.write(chunk);
+        await stdin.flush();
+      } catch {
+        gone = true; // Its report says why.
+      }
+      this.#watch(this.#options.noProgressMs);
+    }
+    try {
+      await stdin.end();
+    } catch {
+      // As above.
+    }
+    this.#watch(Math.max(SYNC_LIMIT_MS, this.#options.noProgressMs));
+  }
+
+  async #looksDamaged(): Promise<boolean> {
+    await this.#result.catch(() => {});
+    const report = this.#last;
+    return report?.kind === "failed" && ["archive", "decode"].includes(report.reason);
+  }
+
+  async #collect(): Promise<Done> {
+    const stderr = readStart(this.#process.stderr, STDERR_LIMIT);
+    try {
+      await this.#readReports();
+    } catch (error) {
+      this.kill(error);
+    }
+    const exitCode = await this.#process.exited;
+    this.#ended = true;
+    clearTimeout(this.#timer);
+    if (this.#killedBy !== undefined) throw this.#killedBy;
+    const { what } = this.#options;
+    const report = this.#last;
+    if (report?.kind === "done" && exitCode === 0) return report;
+    if (report?.kind === "failed") throw toError(report, what);
+    const detail = `${this.#process.signalCode ?? `exit code ${exitCode}`} ${await stderr}`.trim();
+    throw new CribError("Internal", `${what}: crib unpack ended without a result: ${detail}`);
+  }
+
+  async #readReports(): Promise<void> {
+    const decoder = new TextDecoder();
+    let text = "";
+    let total = 0;
+    for await (const chunk of this.#process.stdout) {
+      total += chunk.length;
+      if (total > OUTPUT_LIMIT_BYTES) throw new Error("crib unpack: too much output");
+      text += decoder.decode(chunk, { stream: true });
+      const lines = text.split("\n");
+      text = lines.pop() ?? "";
+      for (const line of lines) this.#last = v.parse(unpackReportSchema, JSON.parse(line));
+      if (this.#last?.kind === "progress") this.#watch(this.#options.noProgressMs);
+    }
+  }
+
+  #watch(limitMs: number): void {
+    clearTimeout(this.#timer);
+    if (this.#ended) return;
+    const { what } = this.#options;
+    this.#timer = setTimeout(() => {
+      const seconds = limitMs / 1000;
+      this.kill(new CribError("DeadlineExceeded", `${what}: no progress for ${seconds} seconds`));
+    }, limitMs);
+  }
+}
+
+function toError(report: Extract<UnpackReport, { kind: "failed" }>, what: string): CribError {
+  const message = `${what}: ${report.message}`;
+  switch (report.reason) {
+    case "disk-full":
+      return new CribError("ResourceExhausted", message);
+    case "decode":
+      return new CribError("DataLoss", message);
+    case "archive":
+      return new CribError("FailedPrecondition", message);
+    case "system":
+      return new CribError("Internal", message);
+  }
+}
+
+async function readStart(stream: ReadableStream<Uint8Array>, limit: number): Promise<string> {
+  const decoder = new TextDecoder();
+  let text = "";
+  try {
+    for await (const chunk of stream) {
+      if (text.length < limit) text += decoder.decode(chunk, { stream: true });
+    }
+  } catch (error) {
+    text += messageOf(error);
+  }
+  return text.slice(0, limit);
+}
