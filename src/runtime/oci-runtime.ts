@@ -51,6 +51,12 @@ export class OciRuntime {
     if (result.exitCode !== 0) throw this.#failure("start", id, result);
   }
 
+  /** Whether a container that exists was started, as the runtime sees it. */
+  async isStarted(id: string): Promise<boolean> {
+    const result = await this.#run(["state", id]);
+    return result.exitCode === 0 && /"status":\s*"running"/.test(result.stdout);
+  }
+
   /** Removes the runtime's state and cgroup of a container, killing what is left; missing is fine. */
   async delete(id: string): Promise<void> {
     const result = await this.#run(["delete", "--force", id]);

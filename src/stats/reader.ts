@@ -47,6 +47,16 @@ export class StatsReader {
     return Promise.all(answers);
   }
 
+  /** What all these writable layers take; one that cannot be measured in time counts as empty. */
+  async total(layerDirectories: readonly string[]): Promise<{ bytes: bigint; inodes: bigint }> {
+    const usages = await Promise.all(
+      layerDirectories.map((directory) => this.#layer({ id: "", layerDirectory: directory })),
+    );
+    const sum = (pick: (usage: DiskUsage) => bigint) =>
+      usages.reduce((total, usage) => total + (usage === undefined ? 0n : pick(usage)), 0n);
+    return { bytes: sum((usage) => usage.bytes), inodes: sum((usage) => usage.inodes) };
+  }
+
   /** Drops what is remembered of a removed container. */
   forget(target: { id: string; layerDirectory: string }): void {
     this.#rates.forget(target.id);
@@ -89,7 +99,10 @@ export class StatsReader {
     }
   }
 
-  async #layer({ id, layerDirectory }: StatsTarget): Promise<DiskUsage | undefined> {
+  async #layer({
+    id,
+    layerDirectory,
+  }: Pick<StatsTarget, "id" | "layerDirectory">): Promise<DiskUsage | undefined> {
     try {
       return await this.#usages.usage(layerDirectory, LAYER_WAIT_MS);
     } catch (error) {

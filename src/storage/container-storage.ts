@@ -66,6 +66,11 @@ export class ContainerStorage {
     return join(this.#path(containerId), "merged");
   }
 
+  /** `diff`: what the container has written. */
+  diff(containerId: string): string {
+    return join(this.#path(containerId), "diff");
+  }
+
   /** Mounts the overlay of a prepared container unless it is mounted: after a reboot, say. */
   mount(containerId: string, chainIds: readonly string[]): void {
     const target = this.rootfs(containerId);
@@ -121,7 +126,7 @@ export class ContainerStorage {
 
   /** What the container has written, on disk. Zero when it has no directory. */
   usage(containerId: string): Promise<{ bytes: number; inodes: number }> {
-    return diskUsage(join(this.#path(containerId), "diff"));
+    return diskUsage(this.diff(containerId));
   }
 
   #makeDirectories(containerId: string, layers: readonly Layer[]): void {

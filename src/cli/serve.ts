@@ -1,0 +1,127 @@
+import { mkdirSync } from "node:fs";
+import type { Http2Server } from "node:http2";
+import { type Config, loadConfig } from "../config/config.ts";
+import type { Core } from "../container/core.ts";
+import { Exits } from "../container/exits.ts";
+import { serveCri } from "../cri/server.ts";
+import { CribError } from "../error.ts";
+import { Images } from "../image/images.ts";
+import { detectCgroups } from "../linux/cgroup.ts";
+import { readHost } from "../linux/host.ts";
+import { type CgroupDriver, systemdRunning } from "../linux/systemd.ts";
+import { Network } from "../network/network.ts";
+import { log, startLog } from "../observe/log.ts";
+import { Operations } from "../observe/operations.ts";
+import { recover } from "../pod/recover.ts";
+import { Handlers } from "../runtime/handlers.ts";
+import { Creations } from "../state/creations.ts";
+import { openDatabase } from "../state/database.ts";
+import { Store } from "../state/store.ts";
+import { StatsReader } from "../stats/reader.ts";
+import { ContainerStorage } from "../storage/container-storage.ts";
+import { VERSION } from "../version.ts";
+import { executable } from "./executable.ts";
+import { lockRoot } from "./lock.ts";
+
+export interface ServeOptions {
+  config?: string;
+  set?: string[];
+  root?: string;
+  state?: string;
+  socket?: string;
+}
+
+/** How long a daemon that was told to end waits for what it is doing. */
+const SHUTDOWN_MS = 20_000;
+
+/** `crib serve`: runs the daemon until SIGTERM or SIGINT. Containers do not notice its end. */
+export async function serve(options: ServeOptions): Promise<void> {
+  const { root, state, socket } = options;
+  const config = await loadConfig({
+    file: options.config,
+    set: options.set,
+    flags: { root, state, socket },
+  });
+  await startLog(config.log);
+  if (process.geteuid?.() !== 0) throw new CribError("PermissionDenied", "crib serve needs root");
+  prepareDirectories(config);
+  const release = lockRoot(config);
+  const core = await makeCore(config);
+  const recovered = recover(core);
+  const stats = new StatsReader({ host: core.cgroups, storageRoot: config.crib.root });
+  const server = await serveCri({ core, stats, recovered }, config.crib.socket);
+  log().info({ version: VERSION, socket: config.crib.socket, pid: process.pid }, "crib is up");
+  await untilSignal();
+  await shutdown(core, server);
+  release();
+  log().info("crib is down");
+  process.exit(0);
+}
+
+function prepareDirectories(config: Config): void {
+  // Containers that are not root go through these to their own files, so others may pass, not read.
+  for (const directory of [config.crib.root, config.crib.state]) {
+    mkdirSync(directory, { recursive: true, mode: 0o711 });
+  }
+}
+
+async function makeCore(config: Config): Promise<Core> {
+  const { root, state } = config.crib;
+  const cgroups = detectCgroups();
+  const cgroupDriver = chooseDriver(config);
+  const database = openDatabase(`${root}/crib.db`);
+  const handlers = new Handlers({
+    table: config.runtime.handlers,
+    defaultHandler: config.runtime.default_handler,
+    stateDir: `${state}/runtimes`,
+    systemdCgroup: cgroupDriver === "systemd",
+  });
+  const core: Core = {
+    config,
+    store: new Store(database),
+    operations: new Operations(),
+    creations: new Creations(),
+    handlers,
+    images: await Images.open({ root, config, database, executable: executable() }),
+    storage: new ContainerStorage({ root, database }),
+    network: new Network({
+      confDir: config.network.conf_dir,
+      binDirs: config.network.bin_dirs,
+      cacheDir: `${root}/network`,
+      timeoutMs: config.network.timeout_seconds * 1000,
+    }),
+    cgroups,
+    cgroupDriver,
+    host: readHost(cgroups.controllers),
+    monitors: new Map(),
+    exits: new Exits(),
+  };
+  // Tried out now, in the background, so that the first pod need not wait.
+  void handlers.list();
+  return core;
+}
+
+function chooseDriver(config: Config): CgroupDriver {
+  const { cgroup_driver: driver } = config.runtime;
+  if (driver !== "auto") return driver;
+  return systemdRunning() ? "systemd" : "cgroupfs";
+}
+
+function untilSignal(): Promise<void> {
+  return new Promise((resolve) => {
+    for (const signal of ["SIGTERM", "SIGINT"] as const) {
+      process.on(signal, () => {
+        log().info({ signal }, "ending");
+        resolve();
+      });
+    }
+  });
+}
+
+/** Takes no new calls, lets running operations end, and leaves monitors and containers alone. */
+async function shutdown(core: Core, server: Http2Server): Promise<void> {
+  server.close();
+  if (!(await core.operations.idle(SHUTDOWN_MS))) {
+    log().warn({ operations: core.operations.list() }, "ending with operations unfinished");
+  }
+}

@@ -1,0 +1,252 @@
+import { randomBytes } from "node:crypto";
+import { mkdir, rm, writeFile } from "node:fs/promises";
+import { dirname } from "node:path";
+import { CribError } from "../error.ts";
+import {
+  type ContainerConfig,
+  ContainerConfigSchema,
+} from "../gen/runtime/v1/container_config_pb.ts";
+import { NamespaceMode } from "../gen/runtime/v1/security_pb.ts";
+import type { Image } from "../image/images.ts";
+import { killAll, oomFile } from "../linux/cgroup.ts";
+import { childEnvironment } from "../linux/command.ts";
+import { placeCgroup } from "../linux/systemd.ts";
+import type { Monitor } from "../monitor/client.ts";
+import { log } from "../observe/log.ts";
+import type { Operation } from "../observe/operations.ts";
+import { Undo } from "../observe/undo.ts";
+import { nowNs } from "../state/clock.ts";
+import { requireContainer, requirePod } from "../state/find.ts";
+import { fingerprint } from "../state/fingerprint.ts";
+import type { ContainerRecord, PodRecord } from "../state/records.ts";
+import type { Core } from "./core.ts";
+import { containerPaths, logPathOf, podPaths } from "./paths.ts";
+import { removeContainer } from "./remove.ts";
+import { buildSpec, stopSignal } from "./spec/index.ts";
+
+/**
+ * Makes a container in a ready pod, up to the point where StartContainer lets it go.
+ * The same request again joins the running creation.
+ *
+ * @returns the container's id.
+ */
+export async function createContainer(
+  core: Core,
+  request: { podId: string; config: ContainerConfig | undefined; signal: AbortSignal },
+): Promise<string> {
+  const pod = requirePod(core.store, request.podId);
+  const { config } = request;
+  if (config === undefined) throw new CribError("InvalidArgument", "config is missing");
+  const metadata = config.metadata;
+  if (metadata === undefined || metadata.name === "") {
+    throw new CribError("InvalidArgument", 'config.metadata.name: "" is empty');
+  }
+  return core.creations.run({
+    what: `container ${metadata.name} (attempt ${metadata.attempt}) of pod ${pod.id}`,
+    key: JSON.stringify(["container", pod.id, metadata.name, metadata.attempt]),
+    fingerprint: () => fingerprint(ContainerConfigSchema, config),
+    signal: request.signal,
+    existing: () => {
+      const same = core.store
+        .containersOf(pod.id)
+        .find(
+          ({ config: { metadata: other } }) =>
+            other?.name === metadata.name && other.attempt === metadata.attempt,
+        );
+      return same && { ...same, fingerprint: fingerprint(ContainerConfigSchema, same.config) };
+    },
+    make: () => make(core, pod, config),
+    discard: (id) => removeContainer(core, id),
+    setUnclaimed: (id, unclaimed) => {
+      const container = core.store.containers.get(id);
+      if (container === undefined) return;
+      container.unclaimed = unclaimed;
+      core.store.saveContainer(container);
+    },
+  });
+}
+
+function make(core: Core, pod: PodRecord, config: ContainerConfig): Promise<string> {
+  requireReady(pod);
+  const image = imageOf(core, config);
+  const record = newRecord(core, pod, config, image);
+  return core.operations.run(`container/${record.id}`, "create", (operation) =>
+    Undo.on(async (undo) => {
+      undo.add("row", () => core.store.deleteContainer(record.id));
+      core.store.saveContainer(record);
+      await build(core, { pod, record, image, undo, operation });
+      requireReady(pod);
+      record.phase = "created";
+      core.store.saveContainer(record);
+      log().info({ containerId: record.id, podId: pod.id, pid: record.pid }, "container created");
+      return record.id;
+    }),
+  );
+}
+
+function requireReady(pod: PodRecord): void {
+  if (pod.phase !== "ready") {
+    throw new CribError("FailedPrecondition", `pod sandbox ${pod.id} is ${pod.phase}, not ready`);
+  }
+}
+
+function imageOf(core: Core, config: ContainerConfig): Image {
+  const reference = config.image?.image ?? "";
+  if (reference === "") throw new CribError("InvalidArgument", 'config.image.image: "" is empty');
+  const image = core.images.find(reference);
+  if (image === undefined) {
+    throw new CribError("NotFound", `image "${reference}" is not on this node`);
+  }
+  return image;
+}
+
+function newRecord(
+  core: Core,
+  pod: PodRecord,
+  config: ContainerConfig,
+  image: Image,
+): ContainerRecord {
+  const id = randomBytes(32).toString("hex");
+  return {
+    id,
+    podId: pod.id,
+    config,
+    imageId: image.id,
+    imageRef: config.image?.image ?? "",
+    createdAtNs: nowNs(),
+    cgroup: placeCgroup(core.cgroupDriver, pod.config.linux?.cgroupParent ?? "", id).path,
+    logPath: logPathOf(pod.config.logDirectory, config.logPath),
+    layers: image.layers,
+    stopSignal: stopSignal(config.stopSignal, image.config.StopSignal).number,
+    phase: "creating",
+    user: { uid: 0, gid: 0, supplementalGroups: [] },
+    pid: 0,
+    startedAtNs: 0n,
+    finishedAtNs: 0n,
+    exitCode: 0,
+    reason: "",
+    message: "",
+    unclaimed: false,
+  };
+}
+
+interface Build {
+  pod: PodRecord;
+  record: ContainerRecord;
+  image: Image;
+  undo: Undo;
+  operation: Operation;
+}
+
+async function build(core: Core, made: Build): Promise<void> {
+  const { pod, record, undo, operation } = made;
+  const runtime = await core.handlers.get(pod.handler);
+  const monitor = core.monitors.get(pod.id);
+  if (monitor === undefined) {
+    throw new CribError("Unavailable", `pod sandbox ${pod.id} has no monitor; make it anew`);
+  }
+  operation.stage("root file system");
+  undo.add("writable layer", () => core.storage.remove(record.id));
+  const { rootfs } = await core.storage.prepare(record.id, [...record.layers]);
+
+  operation.stage("config.json");
+  const paths = containerPaths(core, record.id);
+  undo.add("bundle", () => rm(paths.bundle, { recursive: true, force: true }));
+  await mkdir(paths.bundle, { recursive: true, mode: 0o700 });
+  await writeSpec(core, made, rootfs);
+  if (record.logPath !== "") await mkdir(dirname(record.logPath), { recursive: true, mode: 0o755 });
+
+  operation.stage(`${runtime.handler} create`);
+  undo.add("OCI container", async () => {
+    // Cleared first: the exit of what is killed here is nobody's business.
+    await killAll(core.cgroups, record.cgroup, 5_000);
+    await runtime.delete(record.id);
+    await monitor.forget(record.id).catch(() => undefined);
+  });
+  await runCreate(core, monitor, record, {
+    argv: runtime.createArgv(record.id, paths.bundle, paths.pidFile, paths.runtimeLog),
+    explain: () => runtime.readLog(paths.runtimeLog),
+  });
+}
+
+async function writeSpec(core: Core, { pod, record, image }: Build, rootfs: string): Promise<void> {
+  const { config } = record;
+  const podFiles = podPaths(core, pod.id);
+  const placement = placeCgroup(core.cgroupDriver, pod.config.linux?.cgroupParent ?? "", record.id);
+  const volumes = Object.fromEntries((image.config.Volumes ?? []).map((path) => [path, {}]));
+  const { spec, user, warnings } = await buildSpec({
+    pod: {
+      id: pod.id,
+      config: pod.config,
+      namespaces: pod.namespaces,
+      hostname: pod.config.hostname,
+      resolvConf: podFiles.resolvConf,
+      hostnameFile: podFiles.hostname,
+      shm: pod.namespaces.ipc === undefined ? "/dev/shm" : podFiles.shm,
+      privileged: pod.config.linux?.securityContext?.privileged ?? false,
+    },
+    container: { id: record.id, config },
+    image: { config: { ...image.config, Volumes: volumes } },
+    rootfs,
+    cgroupsPath: placement.cgroupsPath,
+    systemdCgroup: core.cgroupDriver === "systemd",
+    targetPidNamespace: targetPidNamespace(core, pod, config),
+    host: { ...core.host, cgroupVersion: core.cgroups.version },
+    runtime: core.config.runtime,
+    absentMountSourcesToReject: core.config.container.absent_mount_sources_to_reject,
+    features: await (await core.handlers.get(pod.handler)).features(),
+  });
+  for (const warning of warnings) log().warn({ containerId: record.id }, warning);
+  record.user = user;
+  const { spec: path } = containerPaths(core, record.id);
+  await writeFile(path, JSON.stringify(spec), { mode: 0o600 });
+}
+
+/** NamespaceMode TARGET: the PID namespace of a running container of the same pod (KEP-277). */
+function targetPidNamespace(
+  core: Core,
+  pod: PodRecord,
+  config: ContainerConfig,
+): string | undefined {
+  const options = config.linux?.securityContext?.namespaceOptions;
+  if (options?.pid !== NamespaceMode.TARGET) return undefined;
+  const target = requireContainer(core.store, options.targetId);
+  if (target.podId !== pod.id || target.phase !== "running") {
+    throw new CribError(
+      "FailedPrecondition",
+      `namespace_options.target_id: container ${target.id} is not running in this pod`,
+    );
+  }
+  return `/proc/${target.pid}/ns/pid`;
+}
+
+async function runCreate(
+  core: Core,
+  monitor: Monitor,
+  record: ContainerRecord,
+  runtime: { argv: string[]; explain: () => string | undefined },
+): Promise<void> {
+  const paths = containerPaths(core, record.id);
+  const deadlineMs = core.config.runtime.create_timeout_seconds * 1000;
+  const created = await monitor.create({
+    id: record.id,
+    argv: runtime.argv,
+    env: Object.entries(childEnvironment()).map(([name, value]) => `${name}=${value}`),
+    cwd: paths.bundle,
+    logPath: record.logPath,
+    stdin: record.config.stdin,
+    stdinOnce: record.config.stdinOnce,
+    pidFile: paths.pidFile,
+    oomFile: oomFile(core.cgroups, record.cgroup),
+    deadlineMs,
+  });
+  if (created.exitStatus === 0 && created.startError === undefined) {
+    record.pid = created.pid;
+    return;
+  }
+  const why = runtime.explain() ?? created.startError ?? `exit status ${created.exitStatus}`;
+  throw new CribError(
+    "Internal",
+    `cannot create container ${record.config.metadata?.name}: ${why}`,
+  );
+}

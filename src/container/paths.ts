@@ -1,0 +1,44 @@
+import { posix } from "node:path";
+import { CribError } from "../error.ts";
+import type { Core } from "./core.ts";
+
+/** Where a container's short-lived files are: on tmpfs, gone after a reboot. */
+export function containerPaths(core: Pick<Core, "config">, id: string) {
+  const bundle = `${core.config.crib.state}/containers/${id}`;
+  return {
+    bundle,
+    spec: `${bundle}/config.json`,
+    pidFile: `${bundle}/pid`,
+    runtimeLog: `${bundle}/runtime.log`,
+  };
+}
+
+/** Where a pod's short-lived files are; the monitor keeps its socket and exit records there too. */
+export function podPaths(core: Pick<Core, "config">, id: string) {
+  const directory = `${core.config.crib.state}/pods/${id}`;
+  return {
+    directory,
+    resolvConf: `${directory}/resolv.conf`,
+    hostname: `${directory}/hostname`,
+    shm: `${directory}/shm`,
+    pin: (namespace: string) => `${directory}/ns-${namespace}`,
+  };
+}
+
+/**
+ * The absolute path of a container's log, "" for none. A log path is below the pod's log directory.
+ *
+ * @throws CribError InvalidArgument
+ */
+export function logPathOf(logDirectory: string, logPath: string): string {
+  if (logDirectory === "" || logPath === "") return "";
+  if (!logDirectory.startsWith("/")) {
+    throw new CribError("InvalidArgument", `log_directory: "${logDirectory}" is not absolute`);
+  }
+  const directory = posix.normalize(logDirectory);
+  const path = posix.join(directory, logPath);
+  if (!path.startsWith(directory.endsWith("/") ? directory : `${directory}/`)) {
+    throw new CribError("InvalidArgument", `log_path: "${logPath}" leaves the log directory`);
+  }
+  return path;
+}

@@ -1,0 +1,75 @@
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import { Signal } from "../gen/runtime/v1/container_config_pb.ts";
+import {
+  type Container,
+  ContainerSchema,
+  ContainerState,
+  type ContainerStatus,
+  ContainerStatusSchema,
+} from "../gen/runtime/v1/container_pb.ts";
+import type { ContainerPhase, ContainerRecord } from "../state/records.ts";
+import type { Core } from "./core.ts";
+import { stopSignal } from "./spec/index.ts";
+
+const STATES: Readonly<Record<ContainerPhase, ContainerState>> = {
+  creating: ContainerState.CONTAINER_UNKNOWN,
+  created: ContainerState.CONTAINER_CREATED,
+  running: ContainerState.CONTAINER_RUNNING,
+  exited: ContainerState.CONTAINER_EXITED,
+};
+
+/** CRI's state of a container. */
+export function stateOf(container: ContainerRecord): ContainerState {
+  return STATES[container.phase];
+}
+
+/** What ListContainers says of a container. */
+export function toContainer(container: ContainerRecord): Container {
+  return create(ContainerSchema, {
+    id: container.id,
+    podSandboxId: container.podId,
+    metadata: container.config.metadata,
+    image: container.config.image,
+    imageRef: container.imageId,
+    imageId: container.imageId,
+    state: stateOf(container),
+    createdAt: container.createdAtNs,
+    labels: container.config.labels,
+    annotations: container.config.annotations,
+  });
+}
+
+/** What ContainerStatus says of a container. */
+export function toContainerStatus(core: Core, container: ContainerRecord): ContainerStatus {
+  const { config } = container;
+  const image = core.images.find(container.imageId);
+  const resources = config.linux?.resources;
+  const status: MessageInitShape<typeof ContainerStatusSchema> = {
+    id: container.id,
+    metadata: config.metadata,
+    state: stateOf(container),
+    createdAt: container.createdAtNs,
+    startedAt: container.startedAtNs,
+    finishedAt: container.finishedAtNs,
+    exitCode: container.exitCode,
+    image: config.image,
+    imageRef: image?.repoDigests[0] ?? container.imageId,
+    imageId: container.imageId,
+    reason: container.reason,
+    message: container.message,
+    labels: config.labels,
+    annotations: config.annotations,
+    mounts: config.mounts,
+    logPath: container.logPath,
+    resources: resources && { linux: resources },
+    user: {
+      linux: {
+        uid: BigInt(container.user.uid),
+        gid: BigInt(container.user.gid),
+        supplementalGroups: container.user.supplementalGroups.map(BigInt),
+      },
+    },
+    stopSignal: stopSignal(Signal.RUNTIME_DEFAULT, String(container.stopSignal)).signal,
+  };
+  return create(ContainerStatusSchema, status);
+}

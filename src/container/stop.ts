@@ -1,0 +1,117 @@
+import { readFileSync } from "node:fs";
+import { CribError, messageOf } from "../error.ts";
+import { killAll } from "../linux/cgroup.ts";
+import { log } from "../observe/log.ts";
+import { findContainer } from "../state/find.ts";
+import type { ContainerRecord } from "../state/records.ts";
+import type { Core } from "./core.ts";
+
+/** How often a process that could not take its stop signal yet is looked at again. */
+const RESEND_MS = 200;
+const SIGKILL = 9;
+
+/** A stop under way; a later, more impatient call moves its deadline forward. */
+interface Stop {
+  deadline: number;
+  done: Promise<void>;
+}
+
+const stops = new WeakMap<Core, Map<string, Stop>>();
+
+/**
+ * Stops a container: its stop signal, `timeoutSeconds` of grace, then SIGKILL; 0 kills at once.
+ * Idempotent: an unknown or ended container is fine. A second call while one runs can only shorten
+ * the grace.
+ *
+ * @throws CribError DeadlineExceeded when it survives SIGKILL (a process in uninterruptible sleep).
+ */
+export async function stopContainer(core: Core, id: string, timeoutSeconds: number): Promise<void> {
+  const container = findContainer(core.store, id);
+  if (container === undefined || container.phase === "exited") return;
+  const running = stops.get(core) ?? new Map<string, Stop>();
+  stops.set(core, running);
+  const deadline = performance.now() + Math.max(0, timeoutSeconds) * 1000;
+  const known = running.get(container.id);
+  if (known !== undefined) {
+    if (deadline < known.deadline) {
+      known.deadline = deadline;
+      core.exits.notify(`deadline/${container.id}`);
+    }
+    return known.done;
+  }
+  const stop: Stop = { deadline, done: Promise.resolve() };
+  running.set(container.id, stop);
+  stop.done = core.operations
+    .run(`container/${container.id}`, "stop", async (operation) => {
+      operation.stage("waiting for the stop signal to be obeyed");
+      await terminate(core, container, stop);
+      operation.stage("waiting for the kill");
+      await kill(core, container);
+    })
+    .finally(() => running.delete(container.id));
+  return stop.done;
+}
+
+/** Sends the stop signal until the process could take it, and waits for its end or the deadline. */
+async function terminate(core: Core, container: ContainerRecord, stop: Stop): Promise<void> {
+  let taken = false;
+  // A container that was never started has nobody to ask.
+  if (container.phase !== "running") return;
+  while (hasNotEnded(container) && performance.now() < stop.deadline) {
+    if (!taken) {
+      taken = takesSignal(container.pid, container.stopSignal);
+      await send(core, container, container.stopSignal);
+    }
+    const remainingMs = stop.deadline - performance.now();
+    await Promise.race([
+      core.exits.wait(container.id, taken ? remainingMs : Math.min(RESEND_MS, remainingMs)),
+      core.exits.wait(`deadline/${container.id}`, remainingMs),
+    ]);
+  }
+}
+
+async function kill(core: Core, container: ContainerRecord): Promise<void> {
+  if (!hasNotEnded(container)) return;
+  const limitMs = core.config.container.kill_timeout_seconds * 1000;
+  const exited = core.exits.wait(container.id, limitMs);
+  await send(core, container, SIGKILL);
+  await killAll(core.cgroups, container.cgroup, limitMs);
+  if (!(await exited) && hasNotEnded(container)) {
+    throw new CribError(
+      "DeadlineExceeded",
+      `container ${container.id}: process ${container.pid} survives SIGKILL since ${limitMs / 1000} s`,
+    );
+  }
+}
+
+function hasNotEnded(container: ContainerRecord): boolean {
+  return container.phase !== "exited";
+}
+
+async function send(core: Core, container: ContainerRecord, signal: number): Promise<void> {
+  try {
+    await core.monitors.get(container.podId)?.kill(container.id, signal);
+  } catch (error) {
+    // It ended between our look and the signal, or the monitor is gone: the exit will tell.
+    log().debug({ containerId: container.id, signal, error: messageOf(error) }, "not signalled");
+  }
+}
+
+/**
+ * Whether a signal sent now would have an effect. The kernel drops signals to the first process of a
+ * PID namespace that it has no handler for: one that is still starting up would never hear of it.
+ * Sending again blindly would be wrong: many programs take a second SIGTERM for "at once".
+ */
+function takesSignal(pid: number, signal: number): boolean {
+  let status: string;
+  try {
+    status = readFileSync(`/proc/${pid}/status`, "utf8");
+  } catch {
+    return true;
+  }
+  const mask = (name: string) =>
+    BigInt(`0x${new RegExp(`^${name}:\\s*([0-9a-f]+)`, "m").exec(status)?.[1] ?? "0"}`);
+  const bit = 1n << BigInt(signal - 1);
+  const isFirst = /^NSpid:.*\t1$/m.test(status);
+  return !isFirst || ((mask("SigCgt") | mask("SigBlk")) & bit) !== 0n;
+}

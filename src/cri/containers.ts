@@ -1,0 +1,76 @@
+import type { ServiceImpl } from "@connectrpc/connect";
+import { createContainer } from "../container/create.ts";
+import { containerPaths } from "../container/paths.ts";
+import { removeContainer } from "../container/remove.ts";
+import { reopenContainerLog } from "../container/reopen-log.ts";
+import { startContainer } from "../container/start.ts";
+import { stateOf, toContainer, toContainerStatus } from "../container/status.ts";
+import { stopContainer } from "../container/stop.ts";
+import type { ContainerFilter } from "../gen/runtime/v1/container_pb.ts";
+import type { RuntimeService } from "../gen/runtime/v1/runtime_service_pb.ts";
+import { requireContainer } from "../state/find.ts";
+import type { ContainerRecord } from "../state/records.ts";
+import { requireId } from "./ids.ts";
+import { infoOf } from "./info.ts";
+import { hasLabels } from "./labels.ts";
+import type { CriContext } from "./server.ts";
+
+/** The life of a container: Create, Start, Stop, Remove, Status, List, ReopenContainerLog. */
+export function containerRpcs({ core }: CriContext) {
+  return {
+    async createContainer({ podSandboxId, config }, { signal }) {
+      const podId = requireId("pod_sandbox_id", podSandboxId);
+      return { containerId: await createContainer(core, { podId, config, signal }) };
+    },
+
+    async startContainer({ containerId }) {
+      await startContainer(core, requireId("container_id", containerId));
+      return {};
+    },
+
+    async stopContainer({ containerId, timeout }) {
+      await stopContainer(core, requireId("container_id", containerId), Number(timeout));
+      return {};
+    },
+
+    async removeContainer({ containerId }) {
+      await removeContainer(core, requireId("container_id", containerId));
+      return {};
+    },
+
+    async reopenContainerLog({ containerId }) {
+      await reopenContainerLog(core, requireId("container_id", containerId));
+      return {};
+    },
+
+    containerStatus({ containerId, verbose }) {
+      const container = requireContainer(core.store, requireId("container_id", containerId));
+      return {
+        status: toContainerStatus(core, container),
+        info: infoOf(verbose, () => ({
+          sandboxID: container.podId,
+          pid: container.pid,
+          cgroup: container.cgroup,
+          bundle: containerPaths(core, container.id).bundle,
+          root: core.storage.rootfs(container.id),
+        })),
+      };
+    },
+
+    listContainers({ filter }) {
+      const containers = [...core.store.containers.values()].filter(
+        (container) => container.phase !== "creating" && matches(container, filter),
+      );
+      return { containers: containers.map(toContainer) };
+    },
+  } satisfies Partial<ServiceImpl<typeof RuntimeService>>;
+}
+
+function matches(container: ContainerRecord, filter: ContainerFilter | undefined): boolean {
+  return (
+    container.id.startsWith(filter?.id ?? "") &&
+    container.podId.startsWith(filter?.podSandboxId ?? "") &&
+    (filter?.state === undefined || stateOf(container) === filter.state.state) &&
+    hasLabels(container.config.labels, filter?.labelSelector)
+  );
+}

@@ -1,0 +1,18 @@
+import type { ServiceImpl } from "@connectrpc/connect";
+import { execSync } from "../container/exec-sync.ts";
+import type { RuntimeService } from "../gen/runtime/v1/runtime_service_pb.ts";
+import { requireId } from "./ids.ts";
+import type { CriContext } from "./server.ts";
+
+/** ExecSync. */
+export function execSyncRpcs({ core }: CriContext) {
+  return {
+    execSync({ containerId, cmd, timeout }) {
+      return execSync(core, {
+        containerId: requireId("container_id", containerId),
+        command: cmd,
+        timeoutSeconds: Number(timeout),
+      });
+    },
+  } satisfies Partial<ServiceImpl<typeof RuntimeService>>;
+}

@@ -1,0 +1,85 @@
+import type { MessageInitShape } from "@bufbuild/protobuf";
+import type { ServiceImpl } from "@connectrpc/connect";
+import { CribError } from "../error.ts";
+import type { ImageSpec } from "../gen/runtime/v1/common_pb.ts";
+import type { ImageSchema } from "../gen/runtime/v1/image_pb.ts";
+import type { ImageService } from "../gen/runtime/v1/image_service_pb.ts";
+import type { Image } from "../image/images.ts";
+import { infoOf } from "./info.ts";
+import type { CriContext } from "./server.ts";
+
+/** PullImage, ListImages, ImageStatus, RemoveImage, ImageFsInfo. */
+export function imageRpcs({ core, stats }: CriContext) {
+  return {
+    async pullImage({ image, auth }, { signal }) {
+      const pulled = await core.images.pull(requireImage(image), { auth, signal });
+      return { imageRef: pulled.id };
+    },
+
+    listImages({ filter }) {
+      const wanted = filter?.image?.image ?? "";
+      const found = wanted === "" ? undefined : core.images.find(wanted);
+      const images = wanted === "" ? core.images.list() : found === undefined ? [] : [found];
+      return { images: images.map(toImage) };
+    },
+
+    imageStatus({ image: spec, verbose }) {
+      const image = core.images.find(requireImage(spec));
+      if (image === undefined) return {};
+      const info = () => ({ layers: image.layers, imageSpec: { config: image.config } });
+      return { image: toImage(image), info: infoOf(verbose, info) };
+    },
+
+    async removeImage({ image }) {
+      await core.images.remove(requireImage(image));
+      return {};
+    },
+
+    async imageFsInfo() {
+      const timestamp = BigInt(Date.now()) * 1_000_000n;
+      const images = core.images.fsInfo();
+      const layers = [...core.store.containers.keys()].map((id) => core.storage.diff(id));
+      const containers = await stats.total(layers);
+      return {
+        imageFilesystems: [
+          {
+            timestamp,
+            fsId: { mountpoint: images.mountpoint },
+            usedBytes: { value: BigInt(images.usedBytes) },
+            inodesUsed: { value: BigInt(images.inodesUsed) },
+          },
+        ],
+        containerFilesystems: [
+          {
+            timestamp,
+            fsId: { mountpoint: core.storage.directory },
+            usedBytes: { value: containers.bytes },
+            inodesUsed: { value: containers.inodes },
+          },
+        ],
+      };
+    },
+  } satisfies Partial<ServiceImpl<typeof ImageService>>;
+}
+
+function requireImage(spec: ImageSpec | undefined): string {
+  const image = spec?.image ?? "";
+  if (image === "") throw new CribError("InvalidArgument", 'image.image: "" is empty');
+  return image;
+}
+
+/** CRI's form of an image. The kubelet's runAsNonRoot check needs the user: a number or a name. */
+function toImage(image: Image): MessageInitShape<typeof ImageSchema> {
+  const user = (image.config.User ?? "").split(":")[0] ?? "";
+  const numeric = /^\d+$/.test(user);
+  return {
+    id: image.id,
+    repoTags: image.repoTags,
+    repoDigests: image.repoDigests,
+    size: BigInt(image.sizeBytes),
+    uid: numeric ? { value: BigInt(user) } : undefined,
+    username: numeric ? "" : user,
+    spec: { image: image.id, annotations: image.annotations },
+    pinned: image.pinned,
+  };
+}

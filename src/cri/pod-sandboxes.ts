@@ -1,0 +1,62 @@
+import type { ServiceImpl } from "@connectrpc/connect";
+import { containerPaths, podPaths } from "../container/paths.ts";
+import type { RuntimeService } from "../gen/runtime/v1/runtime_service_pb.ts";
+import { removePod } from "../pod/remove.ts";
+import { runPod } from "../pod/run.ts";
+import { stateOf, toPodSandbox, toPodSandboxStatus } from "../pod/status.ts";
+import { stopPod } from "../pod/stop.ts";
+import { requirePod } from "../state/find.ts";
+import { requireId } from "./ids.ts";
+import { infoOf } from "./info.ts";
+import { hasLabels } from "./labels.ts";
+import type { CriContext } from "./server.ts";
+
+/** RunPodSandbox, StopPodSandbox, RemovePodSandbox, PodSandboxStatus, ListPodSandbox. */
+export function podSandboxRpcs({ core }: CriContext) {
+  return {
+    async runPodSandbox({ config, runtimeHandler }, { signal }) {
+      return { podSandboxId: await runPod(core, { config, handler: runtimeHandler, signal }) };
+    },
+
+    async stopPodSandbox({ podSandboxId }) {
+      await stopPod(core, requireId("pod_sandbox_id", podSandboxId));
+      return {};
+    },
+
+    async removePodSandbox({ podSandboxId }) {
+      await removePod(core, requireId("pod_sandbox_id", podSandboxId));
+      return {};
+    },
+
+    podSandboxStatus({ podSandboxId, verbose }) {
+      const pod = requirePod(core.store, requireId("pod_sandbox_id", podSandboxId));
+      const info = () => ({
+        pid: pod.monitorPid,
+        handler: pod.handler,
+        cgroup: pod.cgroup,
+        namespaces: pod.namespaces,
+        directory: podPaths(core, pod.id).directory,
+        network: pod.ips.length === 0 ? null : core.network.result(pod.id)?.raw,
+        containers: core.store
+          .containersOf(pod.id)
+          .map(({ id }) => ({ id, bundle: containerPaths(core, id).bundle })),
+      });
+      return {
+        status: toPodSandboxStatus(pod),
+        info: infoOf(verbose, info),
+      };
+    },
+
+    listPodSandbox({ filter }) {
+      const wanted = filter?.state?.state;
+      const items = [...core.store.pods.values()].filter(
+        (pod) =>
+          pod.phase !== "creating" &&
+          pod.id.startsWith(filter?.id ?? "") &&
+          (wanted === undefined || stateOf(pod) === wanted) &&
+          hasLabels(pod.config.labels, filter?.labelSelector),
+      );
+      return { items: items.map(toPodSandbox) };
+    },
+  } satisfies Partial<ServiceImpl<typeof RuntimeService>>;
+}

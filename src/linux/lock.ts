@@ -1,0 +1,16 @@
+import { check, libc, SyscallError } from "./libc.ts";
+
+const functions = libc({ flock: { args: ["i32", "i32"], returns: "i32" } });
+const LOCK_EX = 2;
+const LOCK_NB = 4;
+
+/** Takes the exclusive flock(2) of an open file without waiting; false: somebody else has it. */
+export function tryLock(fd: number): boolean {
+  try {
+    check(functions.flock(fd, LOCK_EX | LOCK_NB), "flock");
+    return true;
+  } catch (error) {
+    if (error instanceof SyscallError && error.code === "EAGAIN") return false;
+    throw error;
+  }
+}

@@ -1,0 +1,87 @@
+/**
+ * The front door: clears what Bun would take from the environment, finds the subcommand, and imports
+ * nothing but that. Every subcommand's options are declared here.
+ */
+import { Command, Option } from "commander";
+import { CribError, messageOf } from "./error.ts";
+import { VERSION } from "./version.ts";
+
+/** With these, any caller could turn the daemon or its children into something else. */
+for (const name of Object.keys(process.env)) {
+  if (name.startsWith("BUN_") || name === "NODE_OPTIONS") delete process.env[name];
+}
+
+const collect = (value: string, earlier: string[]) => [...earlier, value];
+
+/** The options by which a command learns the daemon's configuration. */
+function withConfig(command: Command): Command {
+  return command
+    .option("--config <file>", "configuration file (default: /etc/crib/crib.toml where it exists)")
+    .option(
+      "--set <key=value>",
+      "set a key of crib.toml, as section.key=value; may repeat",
+      collect,
+      [],
+    )
+    .option("--root <dir>", "what lasts: images, containers' layers, database (crib.root)")
+    .option("--state <dir>", "what a reboot ends: sockets, namespaces, bundles (crib.state)")
+    .option("--socket <path>", "the CRI socket (crib.socket)");
+}
+
+const program = new Command("crib")
+  .description("A Kubernetes container runtime (CRI v1): the daemon and its tools.")
+  .version(VERSION, "-V, --version", "print the version")
+  .showHelpAfterError("(crib --help tells what there is)")
+  .configureHelp({ sortSubcommands: false, showGlobalOptions: false });
+
+withConfig(program.command("serve").description("run the daemon")).action(async (options) => {
+  const { serve } = await import("./cli/serve.ts");
+  await serve(options);
+});
+
+program
+  .command("status")
+  .description("what the daemon does: handlers, pods, images, running operations")
+  .option("--socket <path>", "the CRI socket", "/run/crib/crib.sock")
+  .option("--json", "print JSON")
+  .action(async (options) => {
+    const { status } = await import("./cli/status.ts");
+    process.exitCode = await status(options);
+  });
+
+withConfig(program.command("config").description("print the configuration that holds"))
+  .option("--default", "print the commented defaults")
+  .option("--json", "print JSON")
+  .action(async (options) => {
+    const { runConfig } = await import("./cli/config.ts");
+    await runConfig(options);
+  });
+
+program
+  .command("version")
+  .description("print the version")
+  .option("--json", "print JSON")
+  .action(async (options: { json?: boolean }) => {
+    const { version } = await import("./cli/version.ts");
+    version(options);
+  });
+
+program
+  .command("unpack", { hidden: true })
+  .description("unpack one layer from standard input; the daemon runs this")
+  .allowUnknownOption()
+  .allowExcessArguments()
+  .addOption(new Option("--internal").hideHelp())
+  .action(async () => {
+    const { unpack } = await import("./cli/unpack.ts");
+    await unpack(process.argv.slice(process.argv.indexOf("unpack") + 1));
+  });
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  const internal = !(error instanceof CribError);
+  process.stderr.write(`crib: ${messageOf(error)}\n`);
+  if (internal && error instanceof Error) process.stderr.write(`${error.stack}\n`);
+  process.exitCode = 1;
+}

@@ -1,0 +1,20 @@
+import type { Core } from "../container/core.ts";
+import { removeContainer } from "../container/remove.ts";
+import { log } from "../observe/log.ts";
+import { findPod } from "../state/find.ts";
+import { stopPod } from "./stop.ts";
+
+/** Removes a pod with all its containers, stopping it first. Idempotent: an unknown one is fine. */
+export async function removePod(core: Core, id: string): Promise<void> {
+  const pod = findPod(core.store, id);
+  if (pod === undefined) return;
+  await stopPod(core, pod.id);
+  await core.operations.run(`pod/${pod.id}`, "remove", async (operation) => {
+    operation.stage("containers");
+    await Promise.all(
+      core.store.containersOf(pod.id).map(({ id: container }) => removeContainer(core, container)),
+    );
+    core.store.deletePod(pod.id);
+    log().info({ podId: pod.id }, "pod sandbox removed");
+  });
+}

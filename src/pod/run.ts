@@ -1,0 +1,230 @@
+import { randomBytes } from "node:crypto";
+import { rm } from "node:fs/promises";
+import { hostname as hostHostname } from "node:os";
+import type { Core } from "../container/core.ts";
+import { endingOf, finish } from "../container/exit.ts";
+import { podPaths } from "../container/paths.ts";
+import { CribError } from "../error.ts";
+import {
+  type PodSandboxConfig,
+  PodSandboxConfigSchema,
+  Protocol,
+} from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
+import { addProcess, createCgroup } from "../linux/cgroup.ts";
+import { placeCgroup, startScope } from "../linux/systemd.ts";
+import type { Monitor } from "../monitor/client.ts";
+import { startMonitor } from "../monitor/start.ts";
+import type { PodAttachment } from "../network/network.ts";
+import { log } from "../observe/log.ts";
+import type { Operation } from "../observe/operations.ts";
+import { Undo } from "../observe/undo.ts";
+import { nowNs } from "../state/clock.ts";
+import { fingerprint } from "../state/fingerprint.ts";
+import type { NamespacePins, PodRecord } from "../state/records.ts";
+import { mountShm, writePodFiles } from "./files.ts";
+import { lost } from "./lost.ts";
+import { removePod } from "./remove.ts";
+import { dismantle } from "./stop.ts";
+import { namespaceModes, validatePod } from "./validate.ts";
+
+/**
+ * Makes a pod: cgroup, monitor with the pod's namespaces, files, network.
+ * The same request again joins the running creation.
+ *
+ * @returns the pod's id.
+ */
+export async function runPod(
+  core: Core,
+  request: { config: PodSandboxConfig | undefined; handler: string; signal: AbortSignal },
+): Promise<string> {
+  const { config, handler } = request;
+  if (config === undefined) throw new CribError("InvalidArgument", "config is missing");
+  validatePod(core, config);
+  const { name = "", namespace = "", uid = "", attempt = 0 } = config.metadata ?? {};
+  const print = (of: PodSandboxConfig) => fingerprint(PodSandboxConfigSchema, of);
+  return core.creations.run({
+    what: `pod sandbox ${namespace}/${name} (uid ${uid}, attempt ${attempt})`,
+    key: JSON.stringify(["pod", namespace, name, uid, attempt]),
+    fingerprint: () => `${handler} ${print(config)}`,
+    signal: request.signal,
+    existing: () => {
+      const same = [...core.store.pods.values()].find(({ config: { metadata: other } }) =>
+        [name, namespace, uid, attempt].every(
+          (part, index) =>
+            part === [other?.name, other?.namespace, other?.uid, other?.attempt][index],
+        ),
+      );
+      // What was asked for may have been "": the default handler by another name is the same pod.
+      return same && { ...same, fingerprint: `${handler} ${print(same.config)}` };
+    },
+    make: () => make(core, config, handler),
+    discard: (id) => removePod(core, id),
+    setUnclaimed: (id, unclaimed) => {
+      const pod = core.store.pods.get(id);
+      if (pod === undefined) return;
+      pod.unclaimed = unclaimed;
+      core.store.savePod(pod);
+    },
+  });
+}
+
+async function make(core: Core, config: PodSandboxConfig, handler: string): Promise<string> {
+  // Refused here, before there is anything to undo: unknown handler, missing runtime, wrong cgroup.
+  const runtime = await core.handlers.get(handler);
+  const pod = newRecord(core, config, runtime.handler);
+  return core.operations.run(`pod/${pod.id}`, "run", (operation) =>
+    Undo.on(async (undo) => {
+      undo.add("row", () => core.store.deletePod(pod.id));
+      core.store.savePod(pod);
+      undo.add("pod", () => dismantle(core, pod));
+      await build(core, pod, operation);
+      pod.phase = "ready";
+      core.store.savePod(pod);
+      log().info(
+        { podId: pod.id, pod: podName(pod), ips: pod.ips, monitorPid: pod.monitorPid },
+        "pod sandbox is ready",
+      );
+      return pod.id;
+    }),
+  );
+}
+
+function newRecord(core: Core, config: PodSandboxConfig, handler: string): PodRecord {
+  const id = randomBytes(32).toString("hex");
+  const modes = namespaceModes(config);
+  const { pin } = podPaths(core, id);
+  const namespaces: NamespacePins = {};
+  if (!modes.hostNetwork) Object.assign(namespaces, { net: pin("net"), uts: pin("uts") });
+  if (!modes.hostIpc) namespaces.ipc = pin("ipc");
+  if (modes.sharedPid) namespaces.pid = pin("pid");
+  return {
+    id,
+    config,
+    handler,
+    createdAtNs: nowNs(),
+    namespaces,
+    cgroup: placeCgroup(core.cgroupDriver, config.linux?.cgroupParent ?? "", id).path,
+    phase: "creating",
+    ips: [],
+    monitorPid: 0,
+    unclaimed: false,
+  };
+}
+
+async function build(core: Core, pod: PodRecord, operation: Operation): Promise<void> {
+  const { config } = pod;
+  const hostNetwork = pod.namespaces.net === undefined;
+  const hostname = hostNetwork ? hostHostname() : config.hostname || defaultHostname(pod);
+  operation.stage("files");
+  await rm(podPaths(core, pod.id).directory, { recursive: true, force: true });
+  await writePodFiles(core, pod.id, config, hostname);
+  if (pod.namespaces.ipc !== undefined) await mountShm(core, pod.id);
+
+  operation.stage("monitor");
+  const monitor = await startMonitor({
+    podId: pod.id,
+    directory: podPaths(core, pod.id).directory,
+    namespaces: pod.namespaces,
+    hostname: pod.namespaces.uts === undefined ? undefined : hostname,
+    sysctls: podSysctls(core, pod),
+    oomScoreAdj: Math.max(-999, core.host.oomScoreAdjMin),
+    deadlineMs: core.config.monitor.start_timeout_seconds * 1000,
+  });
+  watchMonitor(core, pod, monitor);
+
+  operation.stage("cgroup");
+  await joinCgroup(core, pod, monitor);
+
+  if (!hostNetwork) {
+    operation.stage("network");
+    pod.ips = (await core.network.add(attachment(pod))).ips;
+  }
+}
+
+/** A pod without a name of its own in the request is called by its own name, cut to what Linux takes. */
+function defaultHostname(pod: PodRecord): string {
+  return (pod.config.metadata?.name ?? "").slice(0, 63).replace(/[^A-Za-z0-9]+$/, "") || "pod";
+}
+
+/** "namespace/name", for people. */
+export function podName(pod: PodRecord): string {
+  return `${pod.config.metadata?.namespace}/${pod.config.metadata?.name}`;
+}
+
+/** The node's default sysctls, where the pod has the namespace for them, under the pod's own. */
+function podSysctls(core: Core, pod: PodRecord): Record<string, string> {
+  const fits = (name: string) =>
+    (name.startsWith("net.") ? pod.namespaces.net : pod.namespaces.ipc) !== undefined;
+  const defaults = Object.entries(core.config.runtime.default_sysctls).filter(([name]) =>
+    fits(name),
+  );
+  return { ...Object.fromEntries(defaults), ...pod.config.linux?.sysctls };
+}
+
+/** From now on exits are recorded and the monitor's own death is noticed. */
+export function watchMonitor(core: Core, pod: PodRecord, monitor: Monitor): void {
+  pod.monitorPid = monitor.pid;
+  core.monitors.set(pod.id, monitor);
+  monitor.onExit((exit) => {
+    const container = core.store.containers.get(exit.id);
+    // A container in "creating" has no end to report: its creation sees the failure itself.
+    if (container !== undefined && container.phase !== "creating") {
+      finish(core, container, endingOf(exit));
+    }
+  });
+  void monitor.closed.then(() => {
+    if (core.monitors.get(pod.id) !== monitor) return;
+    core.monitors.delete(pod.id);
+    void lost(core, pod);
+  });
+}
+
+/** The pod's own cgroup, with the name that cAdvisor knows, holds the monitor (and the pause). */
+async function joinCgroup(core: Core, pod: PodRecord, monitor: Monitor): Promise<void> {
+  const pids = [monitor.pid, ...(monitor.pausePid === undefined ? [] : [monitor.pausePid])];
+  const parent = pod.config.linux?.cgroupParent ?? "";
+  const { unit, slice } = placeCgroup(core.cgroupDriver, parent, pod.id);
+  if (unit !== undefined && slice !== undefined) {
+    await startScope(core.cgroups, {
+      unit,
+      slice,
+      pids,
+      description: `Crib pod ${podName(pod)}`,
+      deadlineMs: 10_000,
+    });
+    return;
+  }
+  createCgroup(core.cgroups, pod.cgroup);
+  for (const pid of pids) addProcess(core.cgroups, pod.cgroup, pid);
+}
+
+const PROTOCOLS = {
+  [Protocol.TCP]: "tcp",
+  [Protocol.UDP]: "udp",
+  [Protocol.SCTP]: "sctp",
+} as const;
+
+function attachment(pod: PodRecord): PodAttachment {
+  const { config } = pod;
+  const { name = "", namespace = "", uid = "" } = config.metadata ?? {};
+  return {
+    id: pod.id,
+    name,
+    namespace,
+    uid,
+    netns: pod.namespaces.net ?? "",
+    portMappings: config.portMappings.map((mapping) => ({
+      protocol: PROTOCOLS[mapping.protocol],
+      containerPort: mapping.containerPort,
+      hostPort: mapping.hostPort,
+      hostIp: mapping.hostIp,
+    })),
+    annotations: config.annotations,
+    cgroupPath: config.linux?.cgroupParent ?? "",
+    dns: {
+      servers: config.dnsConfig?.servers ?? [],
+      searches: config.dnsConfig?.searches ?? [],
+      options: config.dnsConfig?.options ?? [],
+    },
+  };
+}
