@@ -107,12 +107,12 @@ describe("the environment", () => {
   });
 });
 
-test.each([
-  ["", {}, "/"],
-  ["", { WorkingDir: "/image" }, "/image"],
-  ["", { WorkingDir: "relative/dir" }, "/relative/dir"],
-  ["/own//../x/", { WorkingDir: "/image" }, "/x"],
-])("working_dir %p with image %p is %p", (requested, defaults, expected) => {
+test.each<[string, string, ImageDefaults, string]>([
+  ["nobody's: the root", "", {}, "/"],
+  ["the image's", "", { WorkingDir: "/image" }, "/image"],
+  ["the image's, below the root when relative", "", { WorkingDir: "a/b" }, "/a/b"],
+  ["the request's, tidied", "/own//../x/", { WorkingDir: "/image" }, "/x"],
+])("the working directory is %s", (_, requested, defaults, expected) => {
   expect(buildWorkingDirectory(requested, defaults)).toBe(expected);
 });
 

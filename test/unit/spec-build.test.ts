@@ -1,0 +1,198 @@
+/** The whole spec: what the parts do together. */
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { buildSpec } from "../../src/container/spec/index.ts";
+import { NamespaceMode } from "../../src/gen/runtime/v1/security_pb.ts";
+import { ableHost, specInput } from "../fixtures/spec-input.ts";
+
+const rootfs = mkdtempSync(join(tmpdir(), "crib-spec-build-"));
+afterAll(() => rmSync(rootfs, { recursive: true }));
+
+test("a plain container needs no warning, and its spec is plain JSON", async () => {
+  const { spec, user, warnings } = await buildSpec(specInput(rootfs));
+  expect(warnings).toEqual([]);
+  expect(user).toEqual({ uid: 0, gid: 0, supplementalGroups: [0] });
+  expect(spec).toMatchObject({
+    ociVersion: "1.0.2",
+    process: {
+      terminal: false,
+      args: ["/bin/sh"],
+      cwd: "/",
+      noNewPrivileges: false,
+      oomScoreAdj: 0,
+    },
+    root: { path: rootfs, readonly: false },
+    linux: {
+      cgroupsPath: "/kubepods/pod1/crio-c",
+      devices: [],
+      resources: { devices: [{ allow: false, access: "rwm" }] },
+      maskedPaths: [],
+    },
+  });
+  expect(spec.linux.seccomp).toBeUndefined();
+  expect(JSON.parse(JSON.stringify(spec)).linux.namespaces).toContainEqual({ type: "cgroup" });
+});
+
+test("a privileged container has no restriction and the host's cgroup namespace", async () => {
+  const security = { privileged: true, seccomp: {}, maskedPaths: ["/proc/kcore"] };
+  const input = specInput(
+    rootfs,
+    { linux: { securityContext: security } },
+    { pod: { privileged: true } },
+  );
+  const { spec } = await buildSpec(input);
+  expect(spec.linux.seccomp).toBeUndefined();
+  expect(spec.linux.maskedPaths).toEqual([]);
+  expect(spec.linux.namespaces.map(({ type }) => type)).not.toContain("cgroup");
+  expect(spec.linux.resources.devices[0]).toEqual({ allow: true, access: "rwm" });
+  expect(spec.linux.devices.map(({ path }) => path)).toContain("/dev/null");
+  expect(spec.process.capabilities.bounding).toHaveLength(41);
+});
+
+describe("annotations", () => {
+  test("are the container's labels and annotations, and what node agents look for", async () => {
+    const input = specInput(rootfs, {
+      labels: { a: "label", b: "label" },
+      annotations: { b: "own" },
+    });
+    const { annotations } = (await buildSpec(input)).spec;
+    expect(annotations).toMatchObject({
+      a: "label",
+      b: "own",
+      "io.kubernetes.cri.container-type": "container",
+      "io.kubernetes.cri.container-name": "app",
+      "io.kubernetes.cri.sandbox-id": input.pod.id,
+      "io.kubernetes.cri.sandbox-uid": "uid-1",
+      "io.kubernetes.cri.image-name": "registry.test/app:1",
+      "io.kubernetes.cri-o.ContainerID": input.container.id,
+      "io.kubernetes.cri-o.ContainerType": "container",
+      "io.kubernetes.cri-o.SandboxID": input.pod.id,
+      "io.kubernetes.cri-o.SandboxName": "web",
+      "io.kubernetes.cri-o.Namespace": "default",
+    });
+  });
+
+  test("cannot claim another identity, nor give the OCI runtime orders", async () => {
+    const orders = { "run.oci.handler": "wasm", "org.systemd.property.CPUWeight": "1" };
+    const forged = { "io.kubernetes.cri-o.SandboxID": "x", ...orders };
+    const { spec, warnings } = await buildSpec(specInput(rootfs, { annotations: forged }));
+    expect(spec.annotations["io.kubernetes.cri-o.SandboxID"]).toBe("p".repeat(64));
+    for (const key of Object.keys(orders)) {
+      expect(spec.annotations[key]).toBeUndefined();
+      expect(warnings.join("\n")).toContain(key);
+    }
+  });
+
+  test("and warnings hold no environment", async () => {
+    const envs = [{ key: "PASSWORD", value: Buffer.from("hunter2") }];
+    const { spec, warnings } = await buildSpec(specInput(rootfs, { envs, args: ["x"] }));
+    expect(spec.process.env).toContain("PASSWORD=hunter2");
+    expect(JSON.stringify([spec.annotations, warnings])).not.toContain("hunter2");
+  });
+});
+
+test("warnings of all parts arrive", async () => {
+  const input = specInput(
+    rootfs,
+    {
+      linux: {
+        resources: { oomScoreAdj: -5n, hugepageLimits: [{ pageSize: "2MB", limit: 0n }] },
+        securityContext: {
+          capabilities: { addCapabilities: ["SYS_ADMIN"] },
+          selinuxOptions: { level: "s0" },
+        },
+      },
+    },
+    { host: { ...ableHost, capabilities: ["CHOWN"], oomScoreAdjMin: 0, hugepageSizes: [] } },
+  );
+  const { warnings } = await buildSpec(input);
+  for (const word of ["CAP_SYS_ADMIN", "selinux_options", "oom_score_adj", "hugepage_limits"]) {
+    expect(warnings.join("\n")).toContain(word);
+  }
+});
+
+test("an image volume at a link that leads nowhere is refused by name", async () => {
+  mkdirSync(join(rootfs, "v"));
+  symlinkSync("missing", join(rootfs, "v/link"));
+  const input = specInput(rootfs, {}, { image: { config: { Volumes: { "/v/link/x": {} } } } });
+  await expect(buildSpec(input)).rejects.toThrow('image Volumes: "/v/link');
+});
+
+test.each<[string, Parameters<typeof specInput>[1], Parameters<typeof specInput>[2], string]>([
+  ["no metadata", { metadata: undefined }, {}, 'metadata.name: ""'],
+  [
+    "a masked path that is relative",
+    { linux: { securityContext: { maskedPaths: ["a"] } } },
+    {},
+    'masked_paths[0]: "a"',
+  ],
+  [
+    "a readonly path that is relative",
+    { linux: { securityContext: { readonlyPaths: ["/a", ""] } } },
+    {},
+    'readonly_paths[1]: ""',
+  ],
+  ["an empty annotation key", { annotations: { "": "x" } }, {}, 'annotations: ""'],
+  [
+    "a device that is a file",
+    { devices: [{ hostPath: "/etc/passwd", containerPath: "/dev/x", permissions: "r" }] },
+    {},
+    'devices[0].host_path: "/etc/passwd": is not a device',
+  ],
+  [
+    "a device that is missing",
+    { devices: [{ hostPath: "/dev/none", containerPath: "/dev/x", permissions: "r" }] },
+    {},
+    'devices[0].host_path: "/dev/none": ENOENT',
+  ],
+  [
+    "a directory without devices",
+    { devices: [{ hostPath: rootfs, containerPath: "/dev/x", permissions: "r" }] },
+    {},
+    "holds no device",
+  ],
+  [
+    "device permissions of another kind",
+    { devices: [{ hostPath: "/dev/null", containerPath: "/dev/x", permissions: "rx" }] },
+    {},
+    'devices[0].permissions: "rx"',
+  ],
+  [
+    "no device permissions",
+    { devices: [{ hostPath: "/dev/null", containerPath: "/dev/x" }] },
+    {},
+    'devices[0].permissions: ""',
+  ],
+  [
+    "a relative device",
+    { devices: [{ hostPath: "null", containerPath: "/dev/x", permissions: "r" }] },
+    {},
+    'devices[0].host_path: "null"',
+  ],
+  [
+    "a target that does not run",
+    {
+      linux: {
+        securityContext: { namespaceOptions: { pid: NamespaceMode.TARGET, targetId: "t" } },
+      },
+    },
+    {},
+    'target_id: "t"',
+  ],
+  ["a plain cgroup path for systemd", {}, { systemdCgroup: true }, "SLICE:PREFIX:NAME"],
+])("%s is refused", async (_, container, more, message) => {
+  await expect(buildSpec(specInput(rootfs, container, more))).rejects.toThrow(message);
+});
+
+test("a user that only the image knows is the container's, with its home", async () => {
+  mkdirSync(join(rootfs, "etc"));
+  writeFileSync(join(rootfs, "etc/passwd"), "app:x:1000:1000::/home/app:/bin/sh\n");
+  const { spec, user } = await buildSpec(
+    specInput(rootfs, {}, { image: { config: { User: "app" } } }),
+  );
+  expect(user).toEqual({ uid: 1000, gid: 1000, supplementalGroups: [1000] });
+  expect(spec.process.env).toContain("HOME=/home/app");
+  expect(spec.process.capabilities.effective).toEqual([]);
+});

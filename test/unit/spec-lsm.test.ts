@@ -1,0 +1,129 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { create } from "@bufbuild/protobuf";
+import { type AppArmorRequest, buildAppArmor, checkSELinux } from "../../src/container/spec/lsm.ts";
+import {
+  SecurityProfile_ProfileType as ProfileType,
+  SELinuxOptionSchema,
+  SecurityProfileSchema,
+} from "../../src/gen/runtime/v1/security_pb.ts";
+import { hugepageSizeName, isAppArmorProfileLoaded, readHost } from "../../src/linux/host.ts";
+
+const directory = mkdtempSync(join(tmpdir(), "crib-spec-lsm-"));
+afterAll(() => rmSync(directory, { recursive: true }));
+
+const on = { host: { apparmor: true } };
+const localhost = create(SecurityProfileSchema, {
+  profileType: ProfileType.Localhost,
+  localhostRef: "loaded",
+});
+const runtimeDefault = create(SecurityProfileSchema, {});
+const unconfined = create(SecurityProfileSchema, { profileType: ProfileType.Unconfined });
+
+function build(change: Partial<AppArmorRequest>): Promise<string | undefined> {
+  return buildAppArmor({
+    profile: undefined,
+    deprecated: "",
+    field: "linux.security_context",
+    privileged: false,
+    host: { apparmor: false },
+    runtime: { apparmor: true },
+    isLoaded: (name) => Promise.resolve(name === "loaded"),
+    ...change,
+  });
+}
+
+describe("AppArmor", () => {
+  test.each<[string, Partial<AppArmorRequest>, string | undefined]>([
+    ["nothing given", on, undefined],
+    ["unconfined", { ...on, profile: unconfined }, undefined],
+    ["unconfined where it is off", { profile: unconfined }, undefined],
+    ["the runtime's default where it is off", { profile: runtimeDefault }, undefined],
+    ["a loaded profile", { ...on, profile: localhost }, "loaded"],
+    ["a loaded profile, privileged too", { ...on, profile: localhost, privileged: true }, "loaded"],
+    ["the old field", { ...on, deprecated: "localhost/loaded" }, "loaded"],
+    ["the old field, default, off", { deprecated: "runtime/default" }, undefined],
+  ])("%s", async (_, change, profile) => {
+    expect(await build(change)).toBe(profile as never);
+  });
+
+  test.each<[string, Partial<AppArmorRequest>, string, string]>([
+    [
+      "a profile where it is off",
+      { profile: localhost },
+      "FailedPrecondition",
+      '"loaded": AppArmor is off on this host',
+    ],
+    [
+      "a profile that is not loaded",
+      { ...on, deprecated: "localhost/other" },
+      "FailedPrecondition",
+      '"other": this AppArmor profile is not loaded',
+    ],
+    [
+      "a runtime without it",
+      { ...on, profile: localhost, runtime: { apparmor: false } },
+      "FailedPrecondition",
+      "no AppArmor support",
+    ],
+    [
+      "the runtime's default where it is on",
+      { ...on, profile: runtimeDefault },
+      "Unimplemented",
+      "no default AppArmor profile yet",
+    ],
+    [
+      "an old field of other form",
+      { ...on, deprecated: "loaded" },
+      "InvalidArgument",
+      'apparmor_profile: "loaded"',
+    ],
+  ])("%s is refused", async (_, change, code, message) => {
+    const error: unknown = await build(change).catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({ code });
+    expect(String(error)).toContain(message);
+  });
+
+  test("profiles are found in the kernel's list by their whole name", async () => {
+    const list = join(directory, "profiles");
+    writeFileSync(list, "docker-default (enforce)\n/usr/bin/man (complain)\nmy app (enforce)\n");
+    expect(await isAppArmorProfileLoaded("docker-default", list)).toBe(true);
+    expect(await isAppArmorProfileLoaded("/usr/bin/man", list)).toBe(true);
+    expect(await isAppArmorProfileLoaded("my app", list)).toBe(true);
+    expect(await isAppArmorProfileLoaded("docker", list)).toBe(false);
+    expect(await isAppArmorProfileLoaded("docker", join(directory, "missing"))).toBe(true);
+  });
+});
+
+test("SELinux labels: an error where it is on, a warning where it is off, nothing when empty", () => {
+  const label = create(SELinuxOptionSchema, { type: "spc_t", level: "s0" });
+  expect(() => checkSELinux(label, "f", { selinux: true })).toThrow('f: "spc_t:s0"');
+  expect(checkSELinux(label, "f", { selinux: false })).toEqual([
+    "f: spc_t:s0 has no effect: SELinux is off on this host",
+  ]);
+  expect(checkSELinux(create(SELinuxOptionSchema, {}), "f", { selinux: true })).toEqual([]);
+});
+
+describe("the host", () => {
+  test.each([
+    [65_536, "64KB"],
+    [2_097_152, "2MB"],
+    [33_554_432, "32MB"],
+    [1_073_741_824, "1GB"],
+  ])("calls pages of %d bytes %s, as the hugetlb controller's files", (bytes, name) => {
+    expect(hugepageSizeName(bytes)).toBe(name);
+  });
+
+  test("without cgroup controllers limits no pages and counts no swap", () => {
+    const facts = readHost(new Map());
+    expect(facts).toMatchObject({ hugepageSizes: [], swapAccounting: false });
+    expect(facts.oomScoreAdjMin).toBeGreaterThanOrEqual(-1000);
+  });
+
+  test("counts swap where the cgroup files for it are", () => {
+    writeFileSync(join(directory, "memory.memsw.limit_in_bytes"), "1\n");
+    expect(readHost(new Map([["memory", directory]])).swapAccounting).toBe(true);
+  });
+});

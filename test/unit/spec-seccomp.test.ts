@@ -1,0 +1,275 @@
+import { afterAll, describe, expect, test } from "bun:test";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { create } from "@bufbuild/protobuf";
+import type { OciSeccomp } from "../../src/container/spec/oci.ts";
+import { buildSeccomp, type SeccompRequest } from "../../src/container/spec/seccomp.ts";
+import { defaultSeccomp } from "../../src/container/spec/seccomp-default.ts";
+import { parseSeccompProfile } from "../../src/container/spec/seccomp-profile.ts";
+import {
+  SecurityProfile_ProfileType as ProfileType,
+  SecurityProfileSchema,
+} from "../../src/gen/runtime/v1/security_pb.ts";
+
+const directory = mkdtempSync(join(tmpdir(), "crib-spec-seccomp-"));
+afterAll(() => rmSync(directory, { recursive: true }));
+const file = join(directory, "profile.json");
+writeFileSync(file, JSON.stringify({ defaultAction: "SCMP_ACT_LOG" }));
+
+function build(
+  profile: { profileType?: ProfileType; localhostRef?: string } | undefined,
+  change: Partial<SeccompRequest> = {},
+) {
+  return buildSeccomp({
+    profile: profile && create(SecurityProfileSchema, profile),
+    deprecated: "",
+    privileged: false,
+    capabilities: [],
+    defaultProfile: "",
+    supported: true,
+    ...change,
+  });
+}
+
+const Localhost = { profileType: ProfileType.Localhost, localhostRef: file };
+const Unconfined = { profileType: ProfileType.Unconfined };
+
+describe("which profile", () => {
+  test.each<[string, Parameters<typeof build>, string | undefined]>([
+    ["none given: unconfined", [undefined], undefined],
+    ["an empty profile: the default", [{}], "SCMP_ACT_ERRNO"],
+    ["unconfined", [Unconfined], undefined],
+    ["a file of the node", [Localhost], "SCMP_ACT_LOG"],
+    ["the node's default file", [{}, { defaultProfile: file }], "SCMP_ACT_LOG"],
+    ["privileged: unconfined", [Localhost, { privileged: true }], undefined],
+    ["the old field: default", [undefined, { deprecated: "runtime/default" }], "SCMP_ACT_ERRNO"],
+    [
+      "the old field: docker's name",
+      [undefined, { deprecated: "docker/default" }],
+      "SCMP_ACT_ERRNO",
+    ],
+    ["the old field: unconfined", [undefined, { deprecated: "unconfined" }], undefined],
+    ["the old field: a file", [undefined, { deprecated: `localhost/${file}` }], "SCMP_ACT_LOG"],
+    ["both fields that agree", [Localhost, { deprecated: `localhost/${file}` }], "SCMP_ACT_LOG"],
+    ["unconfined on a runtime without seccomp", [Unconfined, { supported: false }], undefined],
+  ])("%s", async (_, given, defaultAction) => {
+    expect((await build(...given)).seccomp?.defaultAction).toBe(defaultAction as never);
+  });
+
+  test("a profile that privileged makes pointless is warned about, the default is not", async () => {
+    expect((await build(Localhost, { privileged: true })).warnings).toHaveLength(1);
+    expect((await build({}, { privileged: true })).warnings).toEqual([]);
+  });
+
+  test.each<[string, Parameters<typeof build>, string, string]>([
+    [
+      "Localhost without a file",
+      [{ profileType: ProfileType.Localhost }],
+      "InvalidArgument",
+      "localhost_ref",
+    ],
+    [
+      "a relative file",
+      [{ ...Localhost, localhostRef: "p.json" }],
+      "InvalidArgument",
+      '"p.json": must be an absolute',
+    ],
+    [
+      "a missing file",
+      [{ ...Localhost, localhostRef: "/no/such" }],
+      "InvalidArgument",
+      "/no/such: no such file on this node",
+    ],
+    ["a directory", [{ ...Localhost, localhostRef: directory }], "InvalidArgument", "EISDIR"],
+    ["an unknown type", [{ profileType: 9 as ProfileType }], "InvalidArgument", "profile_type: 9"],
+    [
+      "two fields that disagree",
+      [Unconfined, { deprecated: "runtime/default" }],
+      "InvalidArgument",
+      "does not agree",
+    ],
+    [
+      "a runtime without seccomp",
+      [{}, { supported: false }],
+      "FailedPrecondition",
+      "without seccomp",
+    ],
+  ])("%s is refused", async (_, given, code, message) => {
+    const error: unknown = await build(...given).catch((thrown: unknown) => thrown);
+    expect(error).toMatchObject({ code });
+    expect(String(error)).toContain(message);
+  });
+});
+
+/** The actions for a call without regard to its arguments: "ALLOW", "ERRNO 1", with "?" if it depends. */
+function actions(profile: OciSeccomp, name: string): string[] {
+  return profile.syscalls
+    .filter(({ names }) => names.includes(name))
+    .map(({ action, errnoRet, args }) =>
+      [action.replace("SCMP_ACT_", ""), errnoRet, args && "?"].filter(Boolean).join(" "),
+    );
+}
+
+describe("the built-in profile", () => {
+  const plain = defaultSeccomp([], "x64");
+
+  test.each([
+    ["openat", ["ALLOW"]],
+    ["ptrace", ["ALLOW"]],
+    ["mount", ["ERRNO 1"]],
+    ["unshare", ["ERRNO 1"]],
+    ["keyctl", ["ERRNO 1"]],
+    ["bpf", ["ERRNO 1"]],
+    ["arch_prctl", ["ALLOW"]],
+    ["clone3", []],
+    ["io_uring_setup", []],
+    ["set_tls", []],
+  ])("without capabilities has for %s: %p", (name, expected) => {
+    expect(actions(plain, name)).toEqual(expected);
+  });
+
+  test("has ENOSYS for all that it does not name", () => {
+    expect(plain).toMatchObject({ defaultAction: "SCMP_ACT_ERRNO", defaultErrnoRet: 38 });
+  });
+
+  test.each([
+    ["CAP_SYS_ADMIN", ["mount", "unshare", "setns", "clone", "clone3", "bpf"]],
+    ["CAP_SYS_MODULE", ["init_module", "finit_module"]],
+    ["CAP_SYS_TIME", ["settimeofday", "clock_settime"]],
+    ["CAP_SYS_CHROOT", ["chroot"]],
+    ["CAP_BPF", ["bpf"]],
+    ["CAP_SYSLOG", ["syslog"]],
+  ])("%s opens what it stands for", (capability, names) => {
+    const profile = defaultSeccomp([capability], "x64");
+    for (const name of names) expect(actions(profile, name)).toEqual(["ALLOW"]);
+    for (const name of ["kexec_load", "keyctl"])
+      expect(actions(profile, name)).toEqual(["ERRNO 1"]);
+  });
+
+  test.each([[[]], [["CAP_SYS_ADMIN"]], [["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG"]]])(
+    "with %p decides each call once, but by its arguments",
+    (capabilities) => {
+      const unconditional = defaultSeccomp(capabilities, "x64")
+        .syscalls.filter(({ args }) => args === undefined)
+        .flatMap(({ names }) => names);
+      expect(new Set(unconditional).size).toBe(unconditional.length);
+    },
+  );
+
+  test("has the calls and the 32 bit companions of its architecture", () => {
+    expect(plain.architectures).toEqual(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]);
+    const arm = defaultSeccomp([], "arm64");
+    expect(arm.architectures).toEqual(["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]);
+    expect(actions(arm, "set_tls")).toEqual(["ALLOW"]);
+    expect(actions(arm, "arch_prctl")).toEqual([]);
+  });
+});
+
+const context = { capabilities: ["CAP_SYS_ADMIN"], arch: "x64", kernel: "6.1.0-13-amd64" };
+const parse = (profile: unknown) => parseSeccompProfile(JSON.stringify(profile), context);
+
+describe("a profile of the node", () => {
+  test("in the OCI's form passes as it is", () => {
+    const profile = {
+      defaultAction: "SCMP_ACT_ERRNO",
+      defaultErrnoRet: 1,
+      architectures: ["SCMP_ARCH_X86_64"],
+      flags: ["SECCOMP_FILTER_FLAG_LOG"],
+      syscalls: [
+        {
+          names: ["clone"],
+          action: "SCMP_ACT_ALLOW",
+          args: [{ index: 0, value: 2114060288, valueTwo: 0, op: "SCMP_CMP_MASKED_EQ" }],
+        },
+        { names: ["chmod"], action: "SCMP_ACT_ERRNO", errnoRet: 13 },
+      ],
+    };
+    expect(parse(profile)).toEqual(profile);
+  });
+
+  test("keeps all digits of a 64 bit mask", () => {
+    const text =
+      '{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["x"],"action":"SCMP_ACT_KILL",' +
+      '"args":[{"index":1,"value":18446744073709551615,"op":"SCMP_CMP_EQ"}]}]}';
+    expect(JSON.stringify(parseSeccompProfile(text, context))).toContain(":18446744073709551615,");
+  });
+
+  test("in Docker's form takes the architecture's part and decides the conditions", () => {
+    const rule = (name: string, conditions: object) => ({
+      name,
+      action: "SCMP_ACT_ALLOW",
+      ...conditions,
+    });
+    const { architectures, syscalls } = parse({
+      defaultAction: "SCMP_ACT_ERRNO",
+      defaultErrno: "ENOSYS",
+      archMap: [
+        { architecture: "SCMP_ARCH_AARCH64", subArchitectures: ["SCMP_ARCH_ARM"] },
+        { architecture: "SCMP_ARCH_X86_64", subArchitectures: ["SCMP_ARCH_X86"] },
+      ],
+      syscalls: [
+        rule("with-cap", { includes: { caps: ["CAP_SYS_ADMIN"] } }),
+        rule("without-cap", { includes: { caps: ["CAP_SYS_ADMIN", "CAP_BPF"] } }),
+        rule("not-excluded", { excludes: { caps: ["CAP_BPF"] }, args: [], comment: "x" }),
+        rule("excluded", { excludes: { caps: ["CAP_BPF", "CAP_SYS_ADMIN"] } }),
+        rule("this-arch", { includes: { arches: ["amd64", "x32"] } }),
+        rule("other-arch", { includes: { arches: ["s390"] } }),
+        rule("excluded-arch", { excludes: { arches: ["amd64"] } }),
+        rule("old-kernel", { includes: { minKernel: "4.8" } }),
+        rule("new-kernel", { includes: { minKernel: "6.2" } }),
+      ],
+    });
+    expect(architectures).toEqual(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86"]);
+    expect(syscalls.flatMap(({ names }) => names)).toEqual([
+      "with-cap",
+      "not-excluded",
+      "this-arch",
+      "old-kernel",
+    ]);
+  });
+
+  test.each<[string, unknown, string]>([
+    ["an unknown key", { defaultAction: "SCMP_ACT_ALLOW", syscall: [] }, "syscall"],
+    ["no default action", { syscalls: [] }, "defaultAction"],
+    ["an unknown action", { defaultAction: "ALLOW" }, "defaultAction"],
+    [
+      "a rule without a call",
+      { defaultAction: "SCMP_ACT_ALLOW", syscalls: [{ names: [], action: "SCMP_ACT_LOG" }] },
+      "names no system call",
+    ],
+    [
+      "a negative argument",
+      {
+        defaultAction: "SCMP_ACT_ALLOW",
+        syscalls: [
+          {
+            names: ["a"],
+            action: "SCMP_ACT_LOG",
+            args: [{ index: 0, value: -1, op: "SCMP_CMP_EQ" }],
+          },
+        ],
+      },
+      "syscalls.0.args.0.value",
+    ],
+    ["a notification to nobody", { defaultAction: "SCMP_ACT_NOTIFY" }, "needs listenerPath"],
+    [
+      "two lists of architectures",
+      {
+        defaultAction: "SCMP_ACT_ALLOW",
+        architectures: [],
+        archMap: [{ architecture: "SCMP_ARCH_X86_64" }],
+      },
+      "only one may be",
+    ],
+  ])("with %s is refused", (_, profile, message) => {
+    expect(() => parse(profile)).toThrow(message);
+  });
+
+  test("that is no JSON is refused with its path", async () => {
+    const broken = join(directory, "broken.json");
+    writeFileSync(broken, "{");
+    const attempt = build({ profileType: ProfileType.Localhost, localhostRef: broken });
+    await expect(attempt).rejects.toThrow(`localhost_ref: ${broken}: `);
+  });
+});
