@@ -10,7 +10,7 @@ process.chdir(join(import.meta.dir, ".."));
 const bin = (name: string) => join("node_modules/.bin", name);
 const cSources = [...new Bun.Glob("{src,test}/**/*.c").scanSync()].sort();
 const cFiles = [...cSources, ...new Bun.Glob("{src,test}/**/*.h").scanSync()].sort();
-const cFlags = ["-std=gnu11", "-Wall", "-Wextra", "-Werror", "-Isrc/native"];
+const cFlags = ["-std=c17", "-Wall", "-Wextra", "-Werror", "-Wshadow", "-Isrc/native"];
 
 interface Step {
   name: string;
@@ -37,7 +37,7 @@ const steps: Step[] = [
         { name: "format of C", command: ["clang-format", "--dry-run", "--Werror", ...cFiles] },
         {
           name: "warnings of C (clang)",
-          command: ["clang", ...cFlags, "-Wshadow", "-fsyntax-only", ...cSources],
+          command: ["clang", ...cFlags, "-fsyntax-only", ...cSources],
         },
         {
           // A process for each file: the analyser is the slowest step.

@@ -25,6 +25,8 @@ describe("the check itself", () => {
       "src/pod/run.ts": 'import { create } from "../container/create.ts";\nimport "../error.ts";',
       "src/container/create.ts": 'import type { Pod } from "../gen/runtime/v1/pod_pb.ts";',
       "src/error.ts": "",
+      "src/version.ts": 'import { version } from "../package.json";',
+      "src/monitor/binary.ts": 'import path from "../../dist/native/crib-monitor";',
       "src/linux/libc.ts": 'import { dlopen } from "bun:ffi";',
     };
     expect(check(files)).toEqual([]);
