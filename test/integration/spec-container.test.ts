@@ -21,6 +21,7 @@ import { buildSpec, type SpecInput } from "../../src/container/spec/index.ts";
 import {
   LinuxContainerConfigSchema,
   LinuxContainerSecurityContextSchema,
+  MountPropagation,
 } from "../../src/gen/runtime/v1/container_config_pb.ts";
 import {
   NamespaceMode,
@@ -303,6 +304,28 @@ describe("the file system", () => {
     }
   });
 
+  test("a mount in the container reaches the host with BIDIRECTIONAL only", async () => {
+    const shared = mkdtempSync(join(directory, "shared-"));
+    mkdirSync(join(shared, "inner"));
+    execFileSync("mount", ["--bind", shared, shared]);
+    execFileSync("mount", ["--make-shared", shared]);
+    const mounted = async (propagation: MountPropagation) => {
+      const mount = { hostPath: shared, containerPath: "/data", propagation };
+      const config = { ...security({ privileged: true }), mounts: [mount] };
+      await output("mount -t tmpfs x /data/inner && touch /data/inner/file", config, {
+        pod: { privileged: true },
+      });
+      return existsSync(join(shared, "inner/file"));
+    };
+    try {
+      expect(await mounted(MountPropagation.PROPAGATION_PRIVATE)).toBe(false);
+      expect(await mounted(MountPropagation.PROPAGATION_HOST_TO_CONTAINER)).toBe(false);
+      expect(await mounted(MountPropagation.PROPAGATION_BIDIRECTIONAL)).toBe(true);
+    } finally {
+      execFileSync("umount", ["-R", shared]);
+    }
+  });
+
   test("a volume of the image is a directory in the root, inside it whatever its links say", async () => {
     mkdirSync(join(rootfs, "data"));
     writeFileSync(join(rootfs, "data/kept"), "from the image\n");
@@ -415,6 +438,27 @@ test("a seccomp profile of the node in Docker's format is applied", async () => 
     "chmod: /tmp: Operation not permitted\n" +
       "mkdir: can't create directory '/tmp/x': No space left on device\n",
   );
+});
+
+test("a restricted container as the kubelet sends it runs under RuntimeDefault seccomp", async () => {
+  const restricted: SecurityInit = {
+    runAsUser: { value: 1000n },
+    noNewPrivs: true,
+    readonlyRootfs: true,
+    capabilities: { dropCapabilities: ["ALL"] },
+    seccomp: {},
+    maskedPaths: ["/proc/acpi", "/proc/kcore", "/proc/keys", "/sys/firmware"],
+    readonlyPaths: ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
+  };
+  const lines = status(await output("cat /proc/self/status", security(restricted)));
+  expect(lines.get("Seccomp")).toBe("2");
+  expect(lines.get("NoNewPrivs")).toBe("1");
+  expect(lines.get("CapBnd")).toBe("0000000000000000");
+  const sysctl = await run(
+    "echo 1 > /proc/sys/vm/swappiness",
+    security({ ...restricted, runAsUser: { value: 0n } }),
+  );
+  expect(sysctl.stderr).toContain("Read-only file system");
 });
 
 test("RuntimeDefault seccomp refuses what is forbidden with EPERM and what is unknown with ENOSYS", async () => {

@@ -1,6 +1,6 @@
 /** The whole spec: what the parts do together. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buildSpec } from "../../src/container/spec/index.ts";
@@ -113,11 +113,25 @@ test("warnings of all parts arrive", async () => {
   }
 });
 
-test("an image volume at a link that leads nowhere is refused by name", async () => {
-  mkdirSync(join(rootfs, "v"));
-  symlinkSync("missing", join(rootfs, "v/link"));
-  const input = specInput(rootfs, {}, { image: { config: { Volumes: { "/v/link/x": {} } } } });
-  await expect(buildSpec(input)).rejects.toThrow('image Volumes: "/v/link');
+describe("image volumes", () => {
+  const volume = (path: string) =>
+    buildSpec(specInput(rootfs, {}, { image: { config: { Volumes: { [path]: {} } } } }));
+
+  test("are made where the image's links lead, also those to what is not there yet", async () => {
+    mkdirSync(join(rootfs, "var"));
+    symlinkSync("../../run/made", join(rootfs, "var/relative"));
+    symlinkSync("/var/relative", join(rootfs, "var/absolute"));
+    await volume("/var/absolute/x");
+    expect(existsSync(join(rootfs, "run/made/x"))).toBe(true);
+    expect(existsSync(join(rootfs, "../run"))).toBe(false);
+  });
+
+  test("at links in a circle or at a file are refused by name", async () => {
+    symlinkSync("circle", join(rootfs, "circle"));
+    await expect(volume("/circle/x")).rejects.toThrow('image Volumes: "/circle/x"');
+    writeFileSync(join(rootfs, "file"), "");
+    await expect(volume("/file")).rejects.toThrow('image Volumes: "/file"');
+  });
 });
 
 test.each<[string, Parameters<typeof specInput>[1], Parameters<typeof specInput>[2], string]>([

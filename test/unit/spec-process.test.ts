@@ -57,8 +57,8 @@ describe("the environment", () => {
   test("has PATH, HOSTNAME and HOME when nobody names them", () => {
     expect(environment([]).env).toEqual([
       "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-      "HOSTNAME=web-0",
       "HOME=/home/app",
+      "HOSTNAME=web-0",
     ]);
   });
 
@@ -70,8 +70,8 @@ describe("the environment", () => {
     );
     expect(env).toEqual([
       "PATH=/p",
-      "HOSTNAME=web-0",
       "HOME=/home/app",
+      "HOSTNAME=web-0",
       "C=image",
       "D=node",
       "B=request",

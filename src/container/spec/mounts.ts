@@ -3,7 +3,7 @@ import { type Mount, MountPropagation } from "../../gen/runtime/v1/container_con
 import { resolveHostPath } from "./host-path.ts";
 import type { SpecPod } from "./input.ts";
 import type { OciMount } from "./oci.ts";
-import { checkPropagation, readMountTable } from "./propagation.ts";
+import { checkPropagation, type MountPoint, readMountTable } from "./propagation.ts";
 import { invalid, unsupported } from "./refuse.ts";
 
 export interface MountRequest {
@@ -41,7 +41,8 @@ const MOUNT_OPTIONS = new Set(["noexec", "nodev", "nosuid"]);
  * except where the client mounts something of its own, then the client's mounts.
  */
 export async function buildMounts(request: MountRequest): Promise<BuiltMounts> {
-  const table = readMountTable(request.mountinfo);
+  // A node with many pods has thousands of mounts: not read for nothing.
+  let table: MountPoint[] | undefined;
   const own: OciMount[] = [];
   let rootfsPropagation: BuiltMounts["rootfsPropagation"];
   // All are checked before the first one is made on the host.
@@ -52,7 +53,10 @@ export async function buildMounts(request: MountRequest): Promise<BuiltMounts> {
     const field = `mounts[${index}]`;
     const built = await clientMount(mount, field, request);
     own.push(built);
-    checkPropagation(mount.propagation, built.source, table, `${field}.propagation`);
+    if (mount.propagation !== MountPropagation.PROPAGATION_PRIVATE) {
+      table ??= readMountTable(request.mountinfo);
+      checkPropagation(mount.propagation, built.source, table, `${field}.propagation`);
+    }
     if (mount.propagation === MountPropagation.PROPAGATION_BIDIRECTIONAL) {
       rootfsPropagation = "rshared";
     } else if (mount.propagation === MountPropagation.PROPAGATION_HOST_TO_CONTAINER) {

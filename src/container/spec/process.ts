@@ -49,9 +49,9 @@ export function buildEnvironment(request: EnvironmentRequest): {
   const warnings: string[] = [];
   const variables = new Map([
     ["PATH", DEFAULT_PATH],
-    ["HOSTNAME", request.hostname],
     ["HOME", request.home],
   ]);
+  if (request.hostname !== "") variables.set("HOSTNAME", request.hostname);
   if (request.terminal) variables.set("TERM", "xterm");
   for (const entry of [...request.defaults, ...(request.image.Env ?? [])]) {
     const at = entry.indexOf("=");

@@ -33,12 +33,11 @@ export function readMountTable(
  * container): on another one the promise would be silently broken.
  */
 export function checkPropagation(
-  propagation: MountPropagation,
+  propagation: Exclude<MountPropagation, MountPropagation.PROPAGATION_PRIVATE>,
   source: string,
   table: readonly MountPoint[],
   field: string,
 ): void {
-  if (propagation === MountPropagation.PROPAGATION_PRIVATE) return;
   let point: MountPoint | undefined;
   for (const candidate of table) {
     // The last of equal paths is mounted on top.

@@ -1,4 +1,4 @@
-import { closeSync, constants, mkdirSync } from "node:fs";
+import { closeSync, constants, mkdirSync, readlinkSync, realpathSync } from "node:fs";
 import { posix } from "node:path";
 import { messageOf } from "../../error.ts";
 import { openInRoot } from "../../linux/file.ts";
@@ -6,6 +6,8 @@ import { SyscallError } from "../../linux/libc.ts";
 import { invalid } from "./refuse.ts";
 
 const O_PATH = 0o10000000;
+/** As the kernel counts before ELOOP. */
+const MAX_LINKS = 40;
 
 /**
  * Image-defined volumes: each is a plain directory of the container's own root file system, made when
@@ -32,20 +34,35 @@ export function makeImageVolumes(
 }
 
 /** mkdir -p inside `rootfs`: the image's symlinks are followed as the container would follow them. */
-function makeDirectories(rootfs: string, path: string): void {
+function makeDirectories(rootfs: string, path: string, links = 0): void {
   let parent = "/";
   for (const name of path.split("/").filter((part) => part !== "")) {
     const child = posix.join(parent, name);
-    if (!exists(rootfs, child)) {
-      const directory = openInRoot(rootfs, parent, O_PATH | constants.O_DIRECTORY);
-      try {
-        mkdirSync(`/proc/self/fd/${directory}/${name}`, 0o755);
-      } finally {
-        closeSync(directory);
-      }
-    }
+    if (!exists(rootfs, child)) makeDirectory(rootfs, parent, name, links);
     parent = child;
   }
+}
+
+function makeDirectory(rootfs: string, parent: string, name: string, links: number): void {
+  const directory = openInRoot(rootfs, parent, O_PATH | constants.O_DIRECTORY);
+  try {
+    const handle = `/proc/self/fd/${directory}`;
+    try {
+      mkdirSync(`${handle}/${name}`, 0o755);
+    } catch (error) {
+      if (codeOf(error) !== "EEXIST" || links >= MAX_LINKS) throw error;
+      // A symlink to what is not there yet, as /var/run -> /run in some images: make that.
+      const inside = posix.relative(realpathSync(rootfs), readlinkSync(handle));
+      const target = posix.resolve("/", inside, readlinkSync(`${handle}/${name}`));
+      makeDirectories(rootfs, target, links + 1);
+    }
+  } finally {
+    closeSync(directory);
+  }
+}
+
+function codeOf(error: unknown): string {
+  return error instanceof Error && "code" in error ? String(error.code) : "";
 }
 
 function exists(rootfs: string, path: string): boolean {
