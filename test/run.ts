@@ -83,7 +83,8 @@ function print(result: FileResult): void {
   console.log(`  ${mark} ${name.padEnd(36)} ${summaryLine(result)}  ${seconds(result.seconds)}`);
   if (result.failed === 0) return;
   for (const problem of result.problems) console.log(`      ${problem}`);
-  console.log(indent(result.output));
+  const passed = /^\(pass\) .*\n/gm;
+  console.log(indent(result.output.replaceAll(passed, "")));
 }
 
 /** Runs the conformance set in its own process and takes its counts from the file it writes. */
