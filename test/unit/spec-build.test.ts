@@ -115,7 +115,7 @@ test("warnings of all parts arrive", async () => {
 
 describe("image volumes", () => {
   const volume = (path: string) =>
-    buildSpec(specInput(rootfs, {}, { image: { config: { Volumes: { [path]: {} } } } }));
+    buildSpec(specInput(rootfs, {}, { image: { config: { Volumes: [path] } } }));
 
   test("are made where the image's links lead, also those to what is not there yet", async () => {
     mkdirSync(join(rootfs, "var"));

@@ -15,7 +15,8 @@ export interface ImageDefaults {
   Cmd?: readonly string[] | null;
   WorkingDir?: string | null;
   User?: string | null;
-  Volumes?: Readonly<Record<string, unknown>> | null;
+  /** Paths; the keys of the image's own map. */
+  Volumes?: readonly string[] | null;
   StopSignal?: string | null;
 }
 

@@ -18,10 +18,10 @@ const MAX_LINKS = 40;
  */
 export function makeImageVolumes(
   rootfs: string,
-  volumes: Readonly<Record<string, unknown>> | null | undefined,
+  volumes: readonly string[] | null | undefined,
   mounted: ReadonlySet<string>,
 ): string[] {
-  const paths = Object.keys(volumes ?? {}).map((path) => posix.resolve("/", path));
+  const paths = (volumes ?? []).map((path) => posix.resolve("/", path));
   for (const path of paths) {
     if (mounted.has(path)) continue;
     try {
