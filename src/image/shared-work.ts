@@ -47,6 +47,9 @@ export class SharedWork<M, T> {
     signal.addEventListener("abort", abort, { once: true });
     try {
       return await Promise.race([aborted, job.result]);
+    } catch (error) {
+      throwIfAborted(signal);
+      throw error;
     } finally {
       signal.removeEventListener("abort", abort);
     }

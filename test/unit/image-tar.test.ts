@@ -1,0 +1,278 @@
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { execFileSync } from "node:child_process";
+import {
+  linkSync,
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  symlinkSync,
+  utimesSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { placeEntry } from "../../src/image/layer-path.ts";
+import { type TarEntry, TarParser } from "../../src/image/tar.ts";
+import { TarError } from "../../src/image/tar-error.ts";
+import { type TarSpec, tarball } from "../fixtures/tar.ts";
+
+interface Read extends TarEntry {
+  data: Buffer;
+  ended: boolean;
+}
+
+function parse(archive: Buffer, step = 65_536): Read[] {
+  const entries: Read[] = [];
+  const parser = new TarParser({
+    entry: (entry) => entries.push({ ...entry, data: Buffer.alloc(0), ended: false }),
+    data: (chunk) => {
+      const last = entries.at(-1);
+      if (last !== undefined) last.data = Buffer.concat([last.data, chunk]);
+    },
+    end: () => {
+      const last = entries.at(-1);
+      if (last !== undefined) last.ended = true;
+    },
+  });
+  for (let offset = 0; offset < archive.length; offset += step) {
+    parser.push(archive.subarray(offset, offset + step));
+  }
+  parser.finish();
+  return entries;
+}
+
+const names = (entries: Read[]) => entries.map(({ name }) => name.toString());
+
+let tree: string;
+beforeEach(() => {
+  tree = mkdtempSync(join(tmpdir(), "crib-tar-"));
+});
+afterEach(() => rmSync(tree, { recursive: true, force: true }));
+
+const LONG = `${"d".repeat(90)}/${"e".repeat(90)}/${"f".repeat(120)}`;
+
+for (const format of ["gnu", "pax", "ustar", "oldgnu", "v7"]) {
+  test.each([1, 511, 512, 65_536])(
+    `GNU tar's ${format} archives are read, fed by %d bytes`,
+    (step) => {
+      mkdirSync(join(tree, "dir"));
+      writeFileSync(join(tree, "dir/file"), "x".repeat(1000));
+      writeFileSync(join(tree, "empty"), "");
+      utimesSync(join(tree, "empty"), 1_000_000, 1_000_000);
+      linkSync(join(tree, "empty"), join(tree, "hard"));
+      symlinkSync("dir/file", join(tree, "soft"));
+      if (format !== "v7" && format !== "ustar") {
+        mkdirSync(join(tree, LONG, ".."), { recursive: true });
+        writeFileSync(join(tree, LONG), "long");
+        symlinkSync("t".repeat(300), join(tree, "longlink"));
+      }
+      const files = ["--sort=name", "--owner=1234:1234", "--group=77:77", "-C", tree, "."];
+      const archive = execFileSync("tar", ["-c", `--format=${format}`, ...files], {
+        maxBuffer: 1e8,
+      });
+      const entries = parse(archive, step);
+      const find = (name: string) => entries.find((entry) => entry.name.toString() === name);
+      expect(find("./dir/")).toMatchObject({ type: "directory", uid: 1234, gid: 77, mode: 0o755 });
+      expect(find("./dir/file")).toMatchObject({ type: "file", size: 1000, ended: true });
+      expect(find("./dir/file")?.data.toString()).toBe("x".repeat(1000));
+      expect(find("./empty")).toMatchObject({ type: "file", size: 0, ended: true });
+      expect(find("./empty")?.mtime.seconds).toBe(1_000_000);
+      expect(find("./hard")?.linkName.toString()).toBe("./empty");
+      expect(find("./hard")?.type).toBe("hardlink");
+      expect(find("./soft")).toMatchObject({ type: "symlink" });
+      if (format !== "v7" && format !== "ustar") {
+        expect(find(`./${LONG}`)?.data.toString()).toBe("long");
+        expect(find("./longlink")?.linkName.toString()).toBe("t".repeat(300));
+      }
+    },
+  );
+}
+
+test("PAX records override the header: raw xattrs, times before 1970, large ids, raw names", () => {
+  const xattr = Buffer.from([0, 1, 2, 0x0a, 0x3d, 255]);
+  const [entry] = parse(
+    tarball([
+      {
+        name: "short",
+        data: "abc",
+        pax: {
+          path: Buffer.from([0x61, 0xff, 0xfe]),
+          mtime: "-1.25",
+          atime: "1700000000.123456789",
+          uid: "4294967294",
+          gid: "2097152",
+          "SCHILY.xattr.security.capability": xattr,
+          "SCHILY.xattr.user.empty": "",
+          comment: "é",
+        },
+      },
+    ]),
+  );
+  expect(entry?.name).toEqual(Buffer.from([0x61, 0xff, 0xfe]));
+  expect(entry?.mtime).toEqual({ seconds: -2, nanoseconds: 750_000_000 });
+  expect(entry?.atime).toEqual({ seconds: 1_700_000_000, nanoseconds: 123_456_789 });
+  expect([entry?.uid, entry?.gid]).toEqual([4294967294, 2097152]);
+  expect(entry?.xattrs.get("security.capability")).toEqual(xattr);
+  expect(entry?.xattrs.get("user.empty")).toEqual(Buffer.alloc(0));
+});
+
+test("a PAX record holds for one entry only, a global one for none", () => {
+  const records = { "SCHILY.xattr.user.a": "1" };
+  const archive = Buffer.concat([
+    tarball(
+      [
+        { name: "global", type: "g", data: "14 path=wrong\n" },
+        { name: "a", pax: records },
+      ],
+      {
+        end: false,
+      },
+    ),
+    tarball([{ name: "b" }]),
+  ]);
+  const entries = parse(archive);
+  expect(names(entries)).toEqual(["a", "b"]);
+  expect(entries.map(({ xattrs }) => xattrs.size)).toEqual([1, 0]);
+});
+
+test("numbers in base 256 are read, negative ones too", () => {
+  const archive = tarball([{ name: "a" }]);
+  archive.set([0x80, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff], 108);
+  archive.set([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe], 136);
+  resum(archive);
+  const [entry] = parse(archive);
+  expect(entry?.uid).toBe(0x7fffffff);
+  expect(entry?.mtime.seconds).toBe(-2);
+});
+
+function resum(archive: Buffer): void {
+  archive.fill(" ", 148, 156);
+  const sum = archive.subarray(0, 512).reduce((total, byte) => total + byte, 0);
+  archive.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148, "latin1");
+}
+
+const wrong: Array<[string, Buffer, string]> = [
+  ["text", Buffer.alloc(1024, "hello "), "checksum"],
+  ["a cut off header", tarball([{ name: "a" }]).subarray(0, 300), "cut off"],
+  ["cut off data", tarball([{ name: "a", data: "x".repeat(600) }]).subarray(0, 1200), "cut off"],
+  [
+    "a PAX header and nothing after",
+    tarball([{ name: "a", pax: { path: "b" } }]).subarray(0, 1024),
+    "cut off",
+  ],
+  ["a sparse file of GNU", tarball([{ name: "a", type: "S" }]), "sparse"],
+  ["a sparse file of PAX", tarball([{ name: "a", pax: { "GNU.sparse.major": "1" } }]), "sparse"],
+  ["a multi-volume part", tarball([{ name: "a", type: "M" }]), "not supported"],
+  [
+    "a PAX record without length",
+    tarball([{ name: "x", type: "x", data: "path=a\n" }, { name: "a" }]),
+    "PAX",
+  ],
+  [
+    "a PAX record that is too long",
+    tarball([{ name: "x", type: "x", data: "99 path=a\n" }, { name: "a" }]),
+    "PAX",
+  ],
+  [
+    "a PAX record of length 0",
+    tarball([{ name: "x", type: "x", data: "0 path=a\n" }, { name: "a" }]),
+    "PAX",
+  ],
+  ["a PAX size that is no number", tarball([{ name: "a", pax: { size: "-1" } }]), "size"],
+  ["a PAX size beyond 2^53", tarball([{ name: "a", pax: { size: "99999999999999999" } }]), "size"],
+  ["a name with a NUL", tarball([{ name: "a", pax: { path: Buffer.from("a\0b") } }]), "NUL"],
+  [
+    "2 MiB of metadata",
+    tarball([{ name: "x", type: "L", data: Buffer.alloc(2_000_000) }]),
+    "bytes of names",
+  ],
+  [
+    "endless metadata before one entry",
+    tarball(Array<TarSpec>(20).fill({ name: "x", type: "K", data: Buffer.alloc(100_000) })),
+    "bytes of names",
+  ],
+];
+test.each(wrong)("%s is refused", (_, archive, message) => {
+  expect(() => parse(archive)).toThrow(TarError);
+  expect(() => parse(archive)).toThrow(message);
+});
+
+test("what follows the end mark does not count, and the mark may be missing", () => {
+  const archive = tarball([{ name: "a" }]);
+  expect(names(parse(Buffer.concat([archive, Buffer.alloc(5000, "x")])))).toEqual(["a"]);
+  expect(names(parse(tarball([{ name: "a" }], { end: false })))).toEqual(["a"]);
+});
+
+test.each([
+  ["a/.wh.b", { kind: "whiteout", path: ["a", "b"] }],
+  [".wh.b", { kind: "whiteout", path: ["b"] }],
+  ["a/.wh..wh..opq", { kind: "opaque", path: ["a"] }],
+  [".wh..wh.plnk/1.2", { kind: "ignored" }],
+  ["a/.wh..wh.aufs", { kind: "ignored" }],
+  ["./a//b/./c/", { kind: "entry", path: ["a", "b", "c"] }],
+  ["/", { kind: "entry", path: [] }],
+  ["a/...", { kind: "entry", path: ["a", "..."] }],
+])("the name %s is %j", (name, expected) => {
+  expect(placeEntry(Buffer.from(name))).toEqual(expected as never);
+});
+
+test.each([
+  "..",
+  "a/../b",
+  "../x",
+  "/..",
+  "a/.wh.",
+  "a/.wh..",
+  "a/.wh...",
+  ".wh.a/b",
+  ".wh..wh..opq/x",
+])("the name %s is refused", (name) => {
+  expect(() => placeEntry(Buffer.from(name))).toThrow(TarError);
+});
+
+test("mutated archives are read or refused with TarError, never anything else", () => {
+  const seeds = [
+    tarball([
+      { name: "dir/", type: "5" },
+      { name: "dir/a", data: "x".repeat(700), pax: { mtime: "1.5", "SCHILY.xattr.user.a": "b" } },
+      { name: "long", type: "L", data: `${"n".repeat(200)}\0` },
+      { name: "b", data: "y" },
+      { name: "c", type: "2", linkName: "dir/a" },
+      { name: "d", type: "3", major: 1, minor: 3 },
+    ]),
+    execFileSync("tar", ["-c", "--format=gnu", "-C", "/etc", "hostname", "passwd"]),
+    execFileSync("tar", ["-c", "--format=pax", "-C", "/etc", "hostname", "group"]),
+  ];
+  let seed = 12345;
+  const random = (limit: number) => {
+    seed = (Math.imul(seed, 1103515245) + 12345) & 0x7fffffff;
+    return seed % limit;
+  };
+  let refused = 0;
+  let read = 0;
+  const end = performance.now() + 4000;
+  for (let round = 0; performance.now() < end; round++) {
+    const archive = Buffer.from(seeds[round % seeds.length] ?? "");
+    for (let change = random(6); change >= 0; change--) {
+      const at = random(archive.length);
+      archive[at] = random(3) === 0 ? (archive[at] ?? 0) ^ (1 << random(8)) : random(256);
+      if (random(2) === 0) resumAt(archive, at - (at % 512));
+    }
+    try {
+      parse(
+        archive.subarray(0, archive.length - (random(4) === 0 ? random(2000) : 0)),
+        1 + random(2000),
+      );
+      read += 1;
+    } catch (error) {
+      if (!(error instanceof TarError)) throw error;
+      refused += 1;
+    }
+  }
+  expect(refused).toBeGreaterThan(100);
+  expect(read).toBeGreaterThan(100);
+}, 20_000);
+
+function resumAt(archive: Buffer, offset: number): void {
+  if (offset + 512 <= archive.length) resum(archive.subarray(offset, offset + 512));
+}
