@@ -1,0 +1,129 @@
+/** The namespaces that a monitor makes and pins. Needs root. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { spawnSync } from "node:child_process";
+import { existsSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import { buildMonitor, DEADLINE_MS, eventually, parseLog, TestPod } from "./monitor-harness.ts";
+
+let binary: string;
+let pod: TestPod;
+
+beforeAll(async () => {
+  binary = buildMonitor();
+  pod = await TestPod.start(
+    binary,
+    {
+      hostname: "the-pod",
+      sysctls: { "net.ipv4.ip_unprivileged_port_start": "80", "kernel.shm_rmid_forced": "1" },
+      oomScoreAdj: -999,
+    },
+    ["net", "ipc", "uts", "pid"],
+  );
+});
+afterAll(async () => pod.dispose());
+
+/** The inode of a pinned namespace or of a process's. */
+const inode = (path: string) => statSync(path).ino;
+const inside = (...command: string[]) => {
+  const pins = ["--net", "--ipc", "--uts"].map(
+    (flag) => `${flag}=${pod.path(`${flag.slice(2)}.ns`)}`,
+  );
+  return spawnSync("nsenter", [...pins, ...command], { encoding: "utf8" }).stdout;
+};
+
+test("each is new and pinned where it was asked for", () => {
+  for (const kind of ["net", "ipc", "uts"]) {
+    expect(inode(pod.path(`${kind}.ns`))).not.toBe(inode(`/proc/self/ns/${kind}`));
+    expect(inode(pod.path(`${kind}.ns`))).toBe(inode(`/proc/${pod.monitor.pid}/ns/${kind}`));
+  }
+  expect(inode(pod.path("pid.ns"))).toBe(inode(`/proc/${pod.monitor.pausePid}/ns/pid`));
+  expect(inode(`/proc/${pod.monitor.pid}/ns/mnt`)).toBe(inode("/proc/self/ns/mnt"));
+  expect(inode(`/proc/${pod.monitor.pid}/ns/pid`)).toBe(inode("/proc/self/ns/pid"));
+});
+
+test("lo is up, the hostname and the sysctls are set", () => {
+  expect(inside("cat", "/sys/class/net/lo/flags").trim()).not.toBe("0x8");
+  const flags = inside("busybox", "ip", "link", "show", "lo");
+  expect(flags).toContain("UP");
+  expect(inside("hostname").trim()).toBe("the-pod");
+  expect(inside("cat", "/proc/sys/net/ipv4/ip_unprivileged_port_start").trim()).toBe("80");
+  expect(inside("cat", "/proc/sys/kernel/shm_rmid_forced").trim()).toBe("1");
+});
+
+test("the monitor is a quiet process of its own", () => {
+  const { pid, pausePid } = pod.monitor;
+  const status = readFileSync(`/proc/${pid}/status`, "utf8");
+  expect(status).toMatch(/^Name:\tcrib-monitor$/m);
+  expect(status).toMatch(/^Threads:\t1$/m);
+  expect(readFileSync(`/proc/${pid}/environ`, "utf8")).toBe("");
+  expect(readlinkSync(`/proc/${pid}/cwd`)).toBe("/");
+  for (const fd of [0, 1, 2]) expect(readlinkSync(`/proc/${pid}/fd/${fd}`)).toBe("/dev/null");
+  expect(statSync(`${pod.directory}/monitor.sock`).mode & 0o777).toBe(0o600);
+  expect(readFileSync(`/proc/${pausePid}/status`, "utf8")).toMatch(/^Name:\tcrib-pause$/m);
+  expect(readFileSync(`/proc/${pausePid}/cmdline`, "utf8")).toBe("crib-pause\0testpod\0");
+});
+
+test("containers share the pod's PID namespace, and the pause reaps their orphans", async () => {
+  const id = await pod.run({
+    args: ["sh", "-c", "(sleep 0.2 & ) ; sleep 1; ps -o pid,stat,args"],
+    namespaces: [{ type: "pid", path: pod.path("pid.ns") }, { type: "mount" }],
+  });
+  expect(await pod.exited(id)).toMatchObject({ exitCode: 0 });
+  const lines = parseLog(pod.log(id)).map((record) => record.content);
+  expect(lines.some((line) => /^\s*1\s.*crib-pause/.test(line))).toBe(true);
+  expect(lines.some((line) => /\sZ/.test(line))).toBe(false);
+});
+
+test("its PID namespace ends with the monitor, however that ends", async () => {
+  const other = await TestPod.start(binary, {}, ["pid"]);
+  try {
+    const id = await other.run({
+      args: ["sleep", "1000"],
+      namespaces: [{ type: "pid", path: other.path("pid.ns") }, { type: "mount" }],
+    });
+    const { pausePid } = other.monitor;
+    const [record] = await other.monitor.list();
+    expect(record?.id).toBe(id);
+    process.kill(other.monitor.pid, "SIGKILL");
+    await other.monitor.closed;
+    const dead = (pid: number | undefined) => {
+      const path = `/proc/${pid}/status`;
+      return !existsSync(path) || /^State:\tZ/m.test(readFileSync(path, "utf8"));
+    };
+    await eventually("the pause is gone", () => dead(pausePid));
+    await eventually("the container is gone", () => dead(record?.pid));
+  } finally {
+    await other.dispose();
+  }
+});
+
+test("shutdown ends monitor and pause and leaves the pins to the caller", async () => {
+  const other = await TestPod.start(binary, {}, ["net", "pid"]);
+  const { pid, pausePid } = other.monitor;
+  await other.monitor.shutdown();
+  await eventually(
+    "both are gone",
+    () => !existsSync(`/proc/${pid}`) && !existsSync(`/proc/${pausePid}`),
+  );
+  expect(existsSync(`${other.directory}/monitor.sock`)).toBe(false);
+  for (const pin of other.pins) expect(spawnSync("umount", [pin]).status).toBe(0);
+  await other.dispose();
+});
+
+test("what cannot be set up is named, and nothing stays behind", async () => {
+  const before = readFileSync("/proc/self/mountinfo", "utf8");
+  const attempt = (extra: object, namespaces: Array<"net" | "uts" | "pid">) =>
+    TestPod.start(binary, { deadlineMs: DEADLINE_MS, ...extra }, namespaces);
+  await expect(attempt({ sysctls: { "kernel.panic": "1" } }, ["net"])).rejects.toThrow(
+    "pod monitor of testpod: sysctl kernel.panic: not one of the pod's own namespaces",
+  );
+  await expect(attempt({ sysctls: { "net.ipv4.ip_forward": "1" } }, [])).rejects.toThrow(
+    "sysctl net.ipv4.ip_forward: not one of",
+  );
+  await expect(attempt({ sysctls: { "net.no.such": "1" } }, ["net", "pid"])).rejects.toThrow(
+    "sysctl net.no.such=1: No such file or directory",
+  );
+  await expect(attempt({ hostname: "x" }, [])).rejects.toThrow("hostname in the host's UTS");
+  await expect(attempt({ directory: "/proc/version" }, [])).rejects.toThrow();
+  await expect(attempt({ binary: "/bin/true" }, [])).rejects.toThrow("ended without a word");
+  expect(readFileSync("/proc/self/mountinfo", "utf8")).toBe(before);
+});
