@@ -97,7 +97,12 @@ function print(judged: Judged): void {
   const mark = { passed: "✓", failed: "✗", skipped: "-" }[judged.verdict];
   console.log(`  ${mark} ${name.replace("[k8s.io] ", "")}  ${seconds.toFixed(1)} s`);
   if (judged.verdict === "skipped") console.log(`      skipped: ${judged.reason}`);
-  if (judged.verdict === "failed") console.log(indent(`${judged.reason}\n${lastLines(steps, 30)}`));
+  if (judged.verdict === "failed") {
+    // gomega prints errors with all their fields; report.json has the rest.
+    console.log(
+      indent([...judged.reason.split("\n").slice(0, 12), lastLines(steps, 30)].join("\n")),
+    );
+  }
 }
 
 function lastLines(text: string, count: number): string {
