@@ -1,4 +1,4 @@
-import { Code, ConnectError, createClient } from "@connectrpc/connect";
+import { ConnectError, createClient } from "@connectrpc/connect";
 import { createGrpcTransport } from "@connectrpc/connect-node";
 import * as v from "valibot";
 import { CribError } from "../error.ts";
@@ -83,9 +83,8 @@ async function ask(socket: string): Promise<Report> {
       },
     };
   } catch (error) {
-    const failure = ConnectError.from(error);
-    if (failure.code !== Code.Unavailable && failure.code !== Code.DeadlineExceeded) throw error;
-    throw new CribError("Unavailable", `no crib answers on ${socket}: ${failure.rawMessage}`);
+    if (!(error instanceof ConnectError)) throw error;
+    throw new CribError("Unavailable", `no crib answers on ${socket}: ${error.rawMessage}`);
   }
 }
 

@@ -173,7 +173,6 @@ async function writeSpec(core: Core, { pod, record, image }: Build, rootfs: stri
   const { config } = record;
   const podFiles = podPaths(core, pod.id);
   const placement = placeCgroup(core.cgroupDriver, pod.config.linux?.cgroupParent ?? "", record.id);
-  const volumes = Object.fromEntries((image.config.Volumes ?? []).map((path) => [path, {}]));
   const { spec, user, warnings } = await buildSpec({
     pod: {
       id: pod.id,
@@ -186,7 +185,7 @@ async function writeSpec(core: Core, { pod, record, image }: Build, rootfs: stri
       privileged: pod.config.linux?.securityContext?.privileged ?? false,
     },
     container: { id: record.id, config },
-    image: { config: { ...image.config, Volumes: volumes } },
+    image: { config: image.config },
     rootfs,
     cgroupsPath: placement.cgroupsPath,
     systemdCgroup: core.cgroupDriver === "systemd",

@@ -1,4 +1,4 @@
-import { readFileSync } from "node:fs";
+import { readFileSync, statSync } from "node:fs";
 import { CribError, messageOf } from "../error.ts";
 import { killAll } from "../linux/cgroup.ts";
 import { log } from "../observe/log.ts";
@@ -6,8 +6,8 @@ import { findContainer } from "../state/find.ts";
 import type { ContainerRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
 
-/** How often a process that could not take its stop signal yet is looked at again. */
-const RESEND_MS = 200;
+/** How often a process that was asked to end is looked at: has it become able to hear? */
+const LOOK_AGAIN_MS = 100;
 const SIGKILL = 9;
 
 /** A stop under way; a later, more impatient call moves its deadline forward. */
@@ -33,10 +33,7 @@ export async function stopContainer(core: Core, id: string, timeoutSeconds: numb
   const deadline = performance.now() + Math.max(0, timeoutSeconds) * 1000;
   const known = running.get(container.id);
   if (known !== undefined) {
-    if (deadline < known.deadline) {
-      known.deadline = deadline;
-      core.exits.notify(`deadline/${container.id}`);
-    }
+    known.deadline = Math.min(known.deadline, deadline);
     return known.done;
   }
   const stop: Stop = { deadline, done: Promise.resolve() };
@@ -52,21 +49,22 @@ export async function stopContainer(core: Core, id: string, timeoutSeconds: numb
   return stop.done;
 }
 
-/** Sends the stop signal until the process could take it, and waits for its end or the deadline. */
+/**
+ * Sends the stop signal until a program has taken it, and waits for its end or the deadline. Just after
+ * StartContainer the process is still the OCI runtime's own: what that takes, the container's program,
+ * which replaces it, never hears of.
+ */
 async function terminate(core: Core, container: ContainerRecord, stop: Stop): Promise<void> {
-  let taken = false;
+  let taker: string | undefined;
   // A container that was never started has nobody to ask.
   if (container.phase !== "running") return;
   while (hasNotEnded(container) && performance.now() < stop.deadline) {
-    if (!taken) {
-      taken = takesSignal(container.pid, container.stopSignal);
+    const program = programOf(container.pid);
+    if (taker === undefined || taker !== program) {
+      taker = takesSignal(container.pid, container.stopSignal) ? program : undefined;
       await send(core, container, container.stopSignal);
     }
-    const remainingMs = stop.deadline - performance.now();
-    await Promise.race([
-      core.exits.wait(container.id, taken ? remainingMs : Math.min(RESEND_MS, remainingMs)),
-      core.exits.wait(`deadline/${container.id}`, remainingMs),
-    ]);
+    await core.exits.wait(container.id, Math.min(LOOK_AGAIN_MS, stop.deadline - performance.now()));
   }
 }
 
@@ -94,6 +92,16 @@ async function send(core: Core, container: ContainerRecord, signal: number): Pro
   } catch (error) {
     // It ended between our look and the signal, or the monitor is gone: the exit will tell.
     log().debug({ containerId: container.id, signal, error: messageOf(error) }, "not signalled");
+  }
+}
+
+/** Which program a process runs, "" when it is gone: changes at execve. */
+function programOf(pid: number): string {
+  try {
+    const { dev, ino } = statSync(`/proc/${pid}/exe`);
+    return `${dev}:${ino}`;
+  } catch {
+    return "";
   }
 }
 

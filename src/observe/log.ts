@@ -40,6 +40,11 @@ export function log(): Logger {
   return current.getStore() ?? root;
 }
 
+/** Runs `body` outside the current request: what a monitor reports is no part of the call that started it. */
+export function withoutRequest<T>(fields: Record<string, unknown>, body: () => T): T {
+  return current.run(root.child(fields), body);
+}
+
 /** Runs `body` with a logger that adds `fields` (a request id, a pod id) to each of its lines. */
 export function withLog<T>(fields: Record<string, unknown>, body: () => T): T {
   return current.run(log().child(fields), body);

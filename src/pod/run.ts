@@ -15,7 +15,7 @@ import { placeCgroup, startScope } from "../linux/systemd.ts";
 import type { Monitor } from "../monitor/client.ts";
 import { startMonitor } from "../monitor/start.ts";
 import type { PodAttachment } from "../network/network.ts";
-import { log } from "../observe/log.ts";
+import { log, withoutRequest } from "../observe/log.ts";
 import type { Operation } from "../observe/operations.ts";
 import { Undo } from "../observe/undo.ts";
 import { nowNs } from "../state/clock.ts";
@@ -168,14 +168,13 @@ export function watchMonitor(core: Core, pod: PodRecord, monitor: Monitor): void
   monitor.onExit((exit) => {
     const container = core.store.containers.get(exit.id);
     // A container in "creating" has no end to report: its creation sees the failure itself.
-    if (container !== undefined && container.phase !== "creating") {
-      finish(core, container, endingOf(exit));
-    }
+    if (container === undefined || container.phase === "creating") return;
+    withoutRequest({ podId: pod.id }, () => finish(core, container, endingOf(exit)));
   });
   void monitor.closed.then(() => {
     if (core.monitors.get(pod.id) !== monitor) return;
     core.monitors.delete(pod.id);
-    void lost(core, pod);
+    void withoutRequest({ podId: pod.id }, () => lost(core, pod));
   });
 }
 
