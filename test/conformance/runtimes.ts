@@ -1,7 +1,7 @@
 /** The runtimes that critest can be run against: Crib, and peers to hold the harness itself to. */
 import { existsSync, mkdirSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { startCrib } from "../fixtures/crib.ts";
 import { cniBinDirs, writeCniConfig } from "./node.ts";
 import { registriesConf, writeHostsDirectory } from "./registry.ts";
@@ -25,7 +25,7 @@ export async function startOurs(directory: string): Promise<Runtime> {
       "network.bin_dirs": JSON.stringify(cniBinDirs),
       // systemd lives in another PID namespace and could not place our processes.
       "runtime.cgroup_driver": "cgroupfs",
-      "runtime.cgroup_parent": "/crib-test-conformance",
+      "runtime.cgroup_parent": `/crib-test-${basename(directory)}`,
     },
   });
   return {
