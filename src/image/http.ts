@@ -33,7 +33,12 @@ export interface HttpResponse {
   discard(): void;
 }
 
-/** Makes one request. Redirects are not followed. */
+/**
+ * Makes one request. Redirects are not followed.
+ *
+ * @throws CribError Unavailable (`UnavailableError`): worth another try; DeadlineExceeded: no progress;
+ *   Canceled, or the signal's own reason. The body's iterator throws the same.
+ */
 export async function request(url: string, options: RequestOptions): Promise<HttpResponse> {
   const { signal, noProgressMs } = options;
   throwIfAborted(signal);
@@ -57,8 +62,12 @@ export async function request(url: string, options: RequestOptions): Promise<Htt
     finish();
     controller.abort();
     if (signal.aborted) return canceled(signal);
-    const why = timedOut ? `no progress for ${noProgressMs / 1000} seconds` : describe(error);
-    return new UnavailableError(`${new URL(url).origin}: ${why}`, 0, { cause: error });
+    const { origin } = new URL(url);
+    if (timedOut) {
+      const why = `no progress for ${noProgressMs / 1000} seconds`;
+      return new CribError("DeadlineExceeded", `${origin}: ${why}`, { cause: error });
+    }
+    return new UnavailableError(`${origin}: ${describe(error)}`, 0, { cause: error });
   };
   watch();
   let response: Response;

@@ -10,6 +10,8 @@ import { fetchToken } from "./token.ts";
 const MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024;
 const ERROR_LIMIT_BYTES = 64 * 1024;
 const REDIRECT_LIMIT = 5;
+/** A server that speaks no TLS may keep silent to a TLS greeting. */
+const PROBE_LIMIT_MS = 5000;
 const RETRY_AFTER_LIMIT_MS = 30_000;
 
 export interface RegistryOptions {
@@ -83,14 +85,16 @@ export class RegistryClient {
     let reason: unknown;
     for (const base of [secure, `http://${this.#host}`]) {
       try {
-        const response = await this.#send(`${base}/v2/`, {});
+        const noProgressMs = Math.min(PROBE_LIMIT_MS, this.#options.noProgressMs);
+        const response = await request(`${base}/v2/`, { ...this.#http(), noProgressMs });
         response.discard();
         // A proxy or a TLS server answers plain requests with its own errors.
         if (response.status < 400 || response.status === 401 || response.status === 404)
           return base;
         reason = new UnavailableError(`${base}: HTTP ${response.status}`);
       } catch (error) {
-        if (!(error instanceof UnavailableError)) throw error;
+        const { code } = error as { code?: unknown };
+        if (code !== "Unavailable" && code !== "DeadlineExceeded") throw error;
         reason = error;
       }
     }

@@ -41,7 +41,8 @@ export function parseHeader(block: Buffer): TarHeader {
 
 /** The sum of all bytes with the checksum's own field as spaces; old writers summed signed bytes. */
 function checkSum(block: Buffer): void {
-  const expected = number(block, 148, 8, "checksum");
+  const digits = /^[ \0]*([0-7]{1,7})[ \0]*$/.exec(block.toString("latin1", 148, 156))?.[1];
+  const expected = digits === undefined ? Number.NaN : Number.parseInt(digits, 8);
   let unsigned = 0;
   let signed = 0;
   for (let index = 0; index < BLOCK_BYTES; index++) {

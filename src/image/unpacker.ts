@@ -59,6 +59,8 @@ class UnpackChild {
   #killedBy: unknown;
   #last: UnpackReport | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
+  /** Of the running timer; 0 when there is none. */
+  #limitMs = 0;
   #ended = false;
 
   constructor(options: UnpackOptions) {
@@ -78,7 +80,6 @@ class UnpackChild {
       stdout: "pipe",
       stderr: "pipe",
     });
-    this.#watch(options.noProgressMs);
     this.#result = this.#collect();
     this.#result.catch(() => {});
   }
@@ -104,20 +105,22 @@ class UnpackChild {
         if (!(await this.#looksDamaged())) break;
         continue;
       }
+      // Only while the child has something to do: the registry's silence is not its fault.
+      this.#watch(this.#options.noProgressMs);
       try {
         stdin.write(chunk);
         await stdin.flush();
       } catch {
         gone = true; // Its report says why.
       }
-      this.#watch(this.#options.noProgressMs);
+      this.#unwatch();
     }
+    this.#watch(Math.max(SYNC_LIMIT_MS, this.#options.noProgressMs));
     try {
       await stdin.end();
     } catch {
       // As above.
     }
-    this.#watch(Math.max(SYNC_LIMIT_MS, this.#options.noProgressMs));
   }
 
   async #looksDamaged(): Promise<boolean> {
@@ -135,7 +138,7 @@ class UnpackChild {
     }
     const exitCode = await this.#process.exited;
     this.#ended = true;
-    clearTimeout(this.#timer);
+    this.#unwatch();
     if (this.#killedBy !== undefined) throw this.#killedBy;
     const { what } = this.#options;
     const report = this.#last;
@@ -156,18 +159,25 @@ class UnpackChild {
       const lines = text.split("\n");
       text = lines.pop() ?? "";
       for (const line of lines) this.#last = v.parse(unpackReportSchema, JSON.parse(line));
-      if (this.#last?.kind === "progress") this.#watch(this.#options.noProgressMs);
+      if (this.#limitMs > 0) this.#watch(this.#limitMs);
     }
   }
 
+  /** Kills the child unless it goes on within the limit. */
   #watch(limitMs: number): void {
     clearTimeout(this.#timer);
     if (this.#ended) return;
+    this.#limitMs = limitMs;
     const { what } = this.#options;
     this.#timer = setTimeout(() => {
       const seconds = limitMs / 1000;
       this.kill(new CribError("DeadlineExceeded", `${what}: no progress for ${seconds} seconds`));
     }, limitMs);
+  }
+
+  #unwatch(): void {
+    this.#limitMs = 0;
+    clearTimeout(this.#timer);
   }
 }
 
