@@ -26,7 +26,7 @@ beforeAll(async () => {
   createCgroup(host, busyPath);
   // The shell waits until it is in the cgroup, so that its memory and time are charged there.
   const script = "read go; kept=$(head -c 4000000 /dev/zero | tr '\\0' x); while :; do :; done";
-  busy = Bun.spawn(["sh", "-c", script], { stdin: "pipe" });
+  busy = Bun.spawn(["sh", "-c", script], { stdio: ["pipe", "ignore", "ignore"] });
   addProcess(host, busyPath, busy.pid);
   if (typeof busy.stdin === "object") {
     busy.stdin.write("go\n");
@@ -35,6 +35,8 @@ beforeAll(async () => {
 });
 
 afterAll(async () => {
+  busy.kill("SIGKILL");
+  await busy.exited;
   await killAll(host, top, 5_000);
   await removeCgroup(host, top);
   rmSync(layer, { recursive: true });
