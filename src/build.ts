@@ -30,8 +30,8 @@ const ARM64: Target = {
 };
 
 const C_FLAGS = [
-  ..."-std=c17 -Os -static -s -Wall -Wextra -Werror -Wshadow -Wconversion".split(" "),
-  ..."-fstack-protector-strong -D_FORTIFY_SOURCE=2 -D_GNU_SOURCE".split(" "),
+  ..."-std=c17 -Os -static -s -Wall -Wextra -Werror -Wshadow".split(" "),
+  ..."-fstack-protector-strong".split(" "),
 ];
 
 function run(what: string, argv: string[]): void {
