@@ -21,16 +21,30 @@ static void digits(char *out, int width, long value) {
   for (int i = width - 1; i >= 0; i--, value /= 10) out[i] = (char)('0' + value % 10);
 }
 
+/* The proleptic Gregorian date of a day since 1970, in years that begin in March: the leap day is
+ * then a year's last, and month lengths follow (153 m + 2) / 5. */
+static void date(long day, long *year, long *month, long *day_of_month) {
+  long from_0000 = day + 719468; /* days since 0000-03-01 */
+  long era = from_0000 / 146097, day_of_era = from_0000 % 146097;
+  long year_of_era =
+      (day_of_era - day_of_era / 1460 + day_of_era / 36524 - day_of_era / 146096) / 365;
+  long day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+  long march_month = (5 * day_of_year + 2) / 153;
+  *day_of_month = day_of_year - (153 * march_month + 2) / 5 + 1;
+  *month = march_month < 10 ? march_month + 3 : march_month - 9;
+  *year = era * 400 + year_of_era + (*month <= 2);
+}
+
 void log_prefix(char *out, struct timespec now, const char *stream, char tag) {
-  struct tm tm;
-  gmtime_r(&now.tv_sec, &tm);
+  long year, month, day, second = (long)(now.tv_sec % 86400);
+  date((long)(now.tv_sec / 86400), &year, &month, &day);
   memcpy(out, "0000-00-00T00:00:00.000000000Z ", 31);
-  digits(out, 4, tm.tm_year + 1900L);
-  digits(out + 5, 2, tm.tm_mon + 1L);
-  digits(out + 8, 2, tm.tm_mday);
-  digits(out + 11, 2, tm.tm_hour);
-  digits(out + 14, 2, tm.tm_min);
-  digits(out + 17, 2, tm.tm_sec);
+  digits(out, 4, year);
+  digits(out + 5, 2, month);
+  digits(out + 8, 2, day);
+  digits(out + 11, 2, second / 3600);
+  digits(out + 14, 2, second / 60 % 60);
+  digits(out + 17, 2, second % 60);
   digits(out + 20, 9, now.tv_nsec);
   memcpy(out + 31, stream, 6);
   out[37] = ' ';

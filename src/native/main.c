@@ -24,7 +24,6 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "monitor.h"
@@ -64,10 +63,8 @@ void unwatch_close(int *fd) {
 void complain(const char *format, ...) {
   char text[1024];
   struct stat stat;
-  struct tm tm;
-  time_t now = time(NULL);
-  gmtime_r(&now, &tm);
-  size_t used = strftime(text, 32, "%Y-%m-%dT%H:%M:%SZ ", &tm);
+  log_prefix(text, wall_time(), "error ", ' ');
+  size_t used = 37; /* up to the stream's name */
   va_list arguments;
   va_start(arguments, format);
   int length = vsnprintf(text + used, sizeof text - used - 1, format, arguments);

@@ -62,7 +62,7 @@ struct process {
   const char *cwd;
   int in, out, err; /* fd 0, 1 and 2; nothing else is inherited */
 };
-/* Starts a program in its own session. 0 and a text in `error` when it could not be executed. */
+/* Starts a program in its own process group. 0 and a text in `error` when it could not be executed. */
 pid_t spawn(const struct process *process, char *error, size_t size);
 /* Kills `pid`, an unreaped child, with its children, its process group and its session. */
 void kill_family(pid_t pid);

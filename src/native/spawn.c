@@ -14,10 +14,11 @@
 
 static _Noreturn void become(const struct process *process, int report) {
   sigset_t none;
-  const char *step = "setsid";
+  const char *step = "setpgid";
   sigemptyset(&none);
   signal(SIGPIPE, SIG_DFL);
-  if (setsid() < 0) goto failed;
+  /* Not a session: with the kernel's autogroups each would wait for the CPU as a newcomer. */
+  if (setpgid(0, 0) != 0) goto failed;
   step = "dup2";
   if (dup2(process->in, 0) < 0 || dup2(process->out, 1) < 0 || dup2(process->err, 2) < 0)
     goto failed;
@@ -75,9 +76,13 @@ static bool read_stat(int proc, const char *pid, struct stat_line *line) {
   if (length <= 0) return false;
   text[length] = 0;
   /* The command may hold anything; its closing bracket is the last one. */
-  const char *after = strrchr(text, ')');
-  return after != NULL && sscanf(after + 1, " %*c %d %d %d", &line->parent, &line->group,
-                                 &line->session) == 3;
+  char *at = strrchr(text, ')');
+  if (at == NULL || strlen(at) < 4) return false;
+  at += 3; /* ") S": then numbers */
+  line->parent = (pid_t)strtol(at, &at, 10);
+  line->group = (pid_t)strtol(at, &at, 10);
+  line->session = (pid_t)strtol(at, &at, 10);
+  return true;
 }
 
 static void kill_if_related(int proc, const char *name, pid_t family) {

@@ -63,6 +63,22 @@ static void done(struct log_file *file, struct log_stream *stream) {
   free(stream->carry);
 }
 
+static void times_are_those_of_the_c_library(void) {
+  srand(3);
+  for (int round = 0; round < 100000; round++) {
+    char prefix[LOG_PREFIX + 1] = "", expected[64], date[32];
+    struct timespec when = {(time_t)rand() * (rand() % 60), rand() % 1000000000};
+    if (round < 40000) when.tv_sec = round * 86400L - (round > 0);
+    if (when.tv_sec > 253402300799) continue; /* the year 10000 */
+    struct tm tm;
+    gmtime_r(&when.tv_sec, &tm);
+    strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%S", &tm);
+    snprintf(expected, sizeof expected, "%s.%09ldZ stderr P ", date, when.tv_nsec);
+    log_prefix(prefix, when, "stderr", 'P');
+    EXPECT(strcmp(prefix, expected) == 0);
+  }
+}
+
 static void lines_are_joined_across_reads(void) {
   struct log_file file = open_file();
   struct log_stream out = open_stream("stdout"), err = open_stream("stderr");
@@ -338,6 +354,7 @@ static void arbitrary_bytes_are_survived(void) {
 int main(void) {
   signal(SIGXFSZ, SIG_IGN);
 #define RUN(test) test(), puts(#test)
+  RUN(times_are_those_of_the_c_library);
   RUN(lines_are_joined_across_reads);
   RUN(long_lines_are_cut_at_16_kib);
   RUN(many_short_lines_fill_several_batches);
