@@ -51,11 +51,20 @@ export async function serve(options: ServeOptions): Promise<void> {
   const stats = new StatsReader({ host: core.cgroups, storageRoot: config.crib.root });
   const server = await serveCri({ core, stats, recovered }, config.crib.socket);
   log().info({ version: VERSION, socket: config.crib.socket, pid: process.pid }, "crib is up");
+  whenIdle(core);
   await untilSignal();
   await shutdown(core, server);
   release();
   log().info("crib is down");
   process.exit(0);
+}
+
+/** What can wait until the first callers have their answers. */
+function whenIdle(core: Core): void {
+  // Tried out before the first pod asks, if it gives us that long.
+  setTimeout(() => void core.handlers.list(), 200).unref();
+  // Starting up takes memory that running does not: give it back now, not at some later collection.
+  setTimeout(() => Bun.gc(true), 1_000).unref();
 }
 
 function prepareDirectories(config: Config): void {
@@ -96,8 +105,6 @@ async function makeCore(config: Config): Promise<Core> {
     monitors: new Map(),
     exits: new Exits(),
   };
-  // Tried out now, in the background, so that the first pod need not wait.
-  void handlers.list();
   return core;
 }
 

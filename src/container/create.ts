@@ -10,7 +10,6 @@ import { NamespaceMode } from "../gen/runtime/v1/security_pb.ts";
 import type { Image } from "../image/images.ts";
 import { killAll, oomFile } from "../linux/cgroup.ts";
 import { childEnvironment } from "../linux/command.ts";
-import { placeCgroup } from "../linux/systemd.ts";
 import type { Monitor } from "../monitor/client.ts";
 import { log } from "../observe/log.ts";
 import type { Operation } from "../observe/operations.ts";
@@ -21,6 +20,7 @@ import { fingerprint } from "../state/fingerprint.ts";
 import type { ContainerRecord, PodRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
 import { containerPaths, logPathOf, podPaths } from "./paths.ts";
+import { placementOf } from "./placement.ts";
 import { removeContainer } from "./remove.ts";
 import { buildSpec, stopSignal } from "./spec/index.ts";
 
@@ -114,7 +114,7 @@ function newRecord(
     imageId: image.id,
     imageRef: config.image?.image ?? "",
     createdAtNs: nowNs(),
-    cgroup: placeCgroup(core.cgroupDriver, pod.config.linux?.cgroupParent ?? "", id).path,
+    cgroup: placementOf(core, pod.config, id).path,
     logPath: logPathOf(pod.config.logDirectory, config.logPath),
     layers: image.layers,
     stopSignal: stopSignal(config.stopSignal, image.config.StopSignal).number,
@@ -172,7 +172,7 @@ async function build(core: Core, made: Build): Promise<void> {
 async function writeSpec(core: Core, { pod, record, image }: Build, rootfs: string): Promise<void> {
   const { config } = record;
   const podFiles = podPaths(core, pod.id);
-  const placement = placeCgroup(core.cgroupDriver, pod.config.linux?.cgroupParent ?? "", record.id);
+  const placement = placementOf(core, pod.config, record.id);
   const { spec, user, warnings } = await buildSpec({
     pod: {
       id: pod.id,

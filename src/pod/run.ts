@@ -4,6 +4,7 @@ import { hostname as hostHostname } from "node:os";
 import type { Core } from "../container/core.ts";
 import { endingOf, finish } from "../container/exit.ts";
 import { podPaths } from "../container/paths.ts";
+import { placementOf } from "../container/placement.ts";
 import { CribError } from "../error.ts";
 import {
   type PodSandboxConfig,
@@ -11,7 +12,7 @@ import {
   Protocol,
 } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
 import { addProcess, createCgroup } from "../linux/cgroup.ts";
-import { placeCgroup, startScope } from "../linux/systemd.ts";
+import { startScope } from "../linux/systemd.ts";
 import type { Monitor } from "../monitor/client.ts";
 import { startMonitor } from "../monitor/start.ts";
 import type { PodAttachment } from "../network/network.ts";
@@ -103,7 +104,7 @@ function newRecord(core: Core, config: PodSandboxConfig, handler: string): PodRe
     handler,
     createdAtNs: nowNs(),
     namespaces,
-    cgroup: placeCgroup(core.cgroupDriver, config.linux?.cgroupParent ?? "", id).path,
+    cgroup: placementOf(core, config, id).path,
     phase: "creating",
     ips: [],
     monitorPid: 0,
@@ -181,8 +182,7 @@ export function watchMonitor(core: Core, pod: PodRecord, monitor: Monitor): void
 /** The pod's own cgroup, with the name that cAdvisor knows, holds the monitor (and the pause). */
 async function joinCgroup(core: Core, pod: PodRecord, monitor: Monitor): Promise<void> {
   const pids = [monitor.pid, ...(monitor.pausePid === undefined ? [] : [monitor.pausePid])];
-  const parent = pod.config.linux?.cgroupParent ?? "";
-  const { unit, slice } = placeCgroup(core.cgroupDriver, parent, pod.id);
+  const { unit, slice } = placementOf(core, pod.config, pod.id);
   if (unit !== undefined && slice !== undefined) {
     await startScope(core.cgroups, {
       unit,

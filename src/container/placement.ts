@@ -1,0 +1,18 @@
+import type { PodSandboxConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
+import { type CgroupPlacement, placeCgroup } from "../linux/systemd.ts";
+import type { Core } from "./core.ts";
+
+/**
+ * Where the cgroup of a pod or of one of its containers is: below the pod's cgroup parent, or below
+ * `runtime.cgroup_parent` when the pod names none.
+ *
+ * @throws CribError InvalidArgument: the parent does not fit the cgroup driver.
+ */
+export function placementOf(
+  core: Pick<Core, "config" | "cgroupDriver">,
+  pod: PodSandboxConfig,
+  id: string,
+): CgroupPlacement {
+  const parent = pod.linux?.cgroupParent || core.config.runtime.cgroup_parent;
+  return placeCgroup(core.cgroupDriver, parent, id);
+}
