@@ -3,7 +3,7 @@ import type { Http2Server } from "node:http2";
 import { type Config, loadConfig } from "../config/config.ts";
 import type { Core } from "../container/core.ts";
 import { Exits } from "../container/exits.ts";
-import { serveCri } from "../cri/server.ts";
+import { criServer } from "../cri/server.ts";
 import { CribError } from "../error.ts";
 import { Images } from "../image/images.ts";
 import { detectCgroups } from "../linux/cgroup.ts";
@@ -22,6 +22,7 @@ import { ContainerStorage } from "../storage/container-storage.ts";
 import { VERSION } from "../version.ts";
 import { executable } from "./executable.ts";
 import { lockRoot } from "./lock.ts";
+import { listen } from "./socket.ts";
 
 export interface ServeOptions {
   config?: string;
@@ -49,7 +50,8 @@ export async function serve(options: ServeOptions): Promise<void> {
   const core = await makeCore(config);
   const recovered = recover(core);
   const stats = new StatsReader({ host: core.cgroups, storageRoot: config.crib.root });
-  const server = await serveCri({ core, stats, recovered }, config.crib.socket);
+  const server = criServer({ core, stats, recovered });
+  await listen(server, config.crib.socket);
   log().info({ version: VERSION, socket: config.crib.socket, pid: process.pid }, "crib is up");
   whenIdle(core);
   await untilSignal();

@@ -19,6 +19,7 @@ import { requireContainer, requirePod } from "../state/find.ts";
 import { fingerprint } from "../state/fingerprint.ts";
 import type { ContainerRecord, PodRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
+import { hostnameOf } from "./hostname.ts";
 import { containerPaths, logPathOf, podPaths } from "./paths.ts";
 import { placementOf } from "./placement.ts";
 import { removeContainer } from "./remove.ts";
@@ -178,7 +179,7 @@ async function writeSpec(core: Core, { pod, record, image }: Build, rootfs: stri
       id: pod.id,
       config: pod.config,
       namespaces: pod.namespaces,
-      hostname: pod.config.hostname,
+      hostname: hostnameOf(pod.config, pod.namespaces.net === undefined),
       resolvConf: podFiles.resolvConf,
       hostnameFile: podFiles.hostname,
       shm: pod.namespaces.ipc === undefined ? "/dev/shm" : podFiles.shm,

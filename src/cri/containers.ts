@@ -10,10 +10,10 @@ import type { ContainerFilter } from "../gen/runtime/v1/container_pb.ts";
 import type { RuntimeService } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { requireContainer } from "../state/find.ts";
 import type { ContainerRecord } from "../state/records.ts";
+import type { CriContext } from "./context.ts";
 import { requireId } from "./ids.ts";
 import { infoOf } from "./info.ts";
 import { hasLabels } from "./labels.ts";
-import type { CriContext } from "./server.ts";
 
 /** The life of a container: Create, Start, Stop, Remove, Status, List, ReopenContainerLog. */
 export function containerRpcs({ core }: CriContext) {

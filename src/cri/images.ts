@@ -5,8 +5,8 @@ import type { ImageSpec } from "../gen/runtime/v1/common_pb.ts";
 import type { ImageSchema } from "../gen/runtime/v1/image_pb.ts";
 import type { ImageService } from "../gen/runtime/v1/image_service_pb.ts";
 import type { Image } from "../image/images.ts";
+import type { CriContext } from "./context.ts";
 import { infoOf } from "./info.ts";
-import type { CriContext } from "./server.ts";
 
 /** PullImage, ListImages, ImageStatus, RemoveImage, ImageFsInfo. */
 export function imageRpcs({ core, stats }: CriContext) {

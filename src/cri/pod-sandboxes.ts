@@ -6,10 +6,10 @@ import { runPod } from "../pod/run.ts";
 import { stateOf, toPodSandbox, toPodSandboxStatus } from "../pod/status.ts";
 import { stopPod } from "../pod/stop.ts";
 import { requirePod } from "../state/find.ts";
+import type { CriContext } from "./context.ts";
 import { requireId } from "./ids.ts";
 import { infoOf } from "./info.ts";
 import { hasLabels } from "./labels.ts";
-import type { CriContext } from "./server.ts";
 
 /** RunPodSandbox, StopPodSandbox, RemovePodSandbox, PodSandboxStatus, ListPodSandbox. */
 export function podSandboxRpcs({ core }: CriContext) {

@@ -3,7 +3,7 @@ import { messageOf } from "../error.ts";
 import { CgroupDriver } from "../gen/runtime/v1/runtime_pb.ts";
 import type { RuntimeService } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { RUNTIME_API_VERSION, RUNTIME_NAME, VERSION } from "../version.ts";
-import type { CriContext } from "./server.ts";
+import type { CriContext } from "./context.ts";
 
 /** Version, Status, RuntimeConfig. */
 export function runtimeRpcs({ core }: CriContext) {

@@ -3,9 +3,9 @@ import type { RuntimeService } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { requireContainer } from "../state/find.ts";
 import type { ContainerRecord } from "../state/records.ts";
 import type { StatsTarget } from "../stats/reader.ts";
+import type { CriContext } from "./context.ts";
 import { requireId } from "./ids.ts";
 import { hasLabels } from "./labels.ts";
-import type { CriContext } from "./server.ts";
 
 /** ContainerStats and ListContainerStats. */
 export function containerStatsRpcs({ core, stats }: CriContext) {
@@ -23,11 +23,13 @@ export function containerStatsRpcs({ core, stats }: CriContext) {
   return {
     async containerStats({ containerId }) {
       const container = requireContainer(core.store, requireId("container_id", containerId));
+      stats.retain(core.store.containers);
       const [answer] = await stats.read([target(container)]);
       return { stats: answer };
     },
 
     async listContainerStats({ filter }) {
+      stats.retain(core.store.containers);
       // As the peers do: those that run, so that the kubelet is not told of the dead ones' zeros.
       const containers = [...core.store.containers.values()].filter(
         (container) =>

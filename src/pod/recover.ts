@@ -71,9 +71,9 @@ async function adoptPod(core: Core, pod: PodRecord): Promise<void> {
     finishInBackground(core, pod, rebooted ? "the node was restarted" : "its pod's monitor died");
     return;
   }
+  watchMonitor(core, pod, monitor);
   await undoContainers(core, pod);
   const known = new Map((await monitor.list()).map((entry) => [entry.id, entry]));
-  watchMonitor(core, pod, monitor);
   for (const container of core.store.containersOf(pod.id)) {
     if (container.phase === "exited") continue;
     const entry = known.get(container.id);

@@ -1,8 +1,8 @@
 import { randomBytes } from "node:crypto";
 import { rm } from "node:fs/promises";
-import { hostname as hostHostname } from "node:os";
 import type { Core } from "../container/core.ts";
 import { endingOf, finish } from "../container/exit.ts";
+import { hostnameOf } from "../container/hostname.ts";
 import { podPaths } from "../container/paths.ts";
 import { placementOf } from "../container/placement.ts";
 import { CribError } from "../error.ts";
@@ -115,7 +115,7 @@ function newRecord(core: Core, config: PodSandboxConfig, handler: string): PodRe
 async function build(core: Core, pod: PodRecord, operation: Operation): Promise<void> {
   const { config } = pod;
   const hostNetwork = pod.namespaces.net === undefined;
-  const hostname = hostNetwork ? hostHostname() : config.hostname || defaultHostname(pod);
+  const hostname = hostnameOf(config, hostNetwork);
   operation.stage("files");
   await rm(podPaths(core, pod.id).directory, { recursive: true, force: true });
   await writePodFiles(core, pod.id, config, hostname);
@@ -140,11 +140,6 @@ async function build(core: Core, pod: PodRecord, operation: Operation): Promise<
     operation.stage("network");
     pod.ips = (await core.network.add(attachment(pod))).ips;
   }
-}
-
-/** A pod without a name of its own in the request is called by its own name, cut to what Linux takes. */
-function defaultHostname(pod: PodRecord): string {
-  return (pod.config.metadata?.name ?? "").slice(0, 63).replace(/[^A-Za-z0-9]+$/, "") || "pod";
 }
 
 /** "namespace/name", for people. */

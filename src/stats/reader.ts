@@ -31,6 +31,8 @@ export class StatsReader {
   readonly #rates = new CpuRates();
   readonly #usages = new DiskUsages();
   readonly #readings = new Map<string, CgroupReading>();
+  /** The writable layer of each container that was ever asked for. */
+  readonly #layers = new Map<string, string>();
 
   constructor(readonly options: { host: CgroupHost; storageRoot: string }) {}
 
@@ -57,14 +59,19 @@ export class StatsReader {
     return { bytes: sum((usage) => usage.bytes), inodes: sum((usage) => usage.inodes) };
   }
 
-  /** Drops what is remembered of a removed container. */
-  forget(target: { id: string; layerDirectory: string }): void {
-    this.#rates.forget(target.id);
-    this.#readings.delete(target.id);
-    this.#usages.forget(target.layerDirectory);
+  /** Drops what is remembered of containers that are no more. */
+  retain(ids: { has(id: string): boolean }): void {
+    for (const [id, layerDirectory] of this.#layers) {
+      if (ids.has(id)) continue;
+      this.#layers.delete(id);
+      this.#rates.forget(id);
+      this.#readings.delete(id);
+      this.#usages.forget(layerDirectory);
+    }
   }
 
   async #readOne(target: StatsTarget): Promise<ContainerStats> {
+    this.#layers.set(target.id, target.layerDirectory);
     const reading = this.#reading(target);
     const cpu = reading?.cpu;
     return toContainerStats({

@@ -1,0 +1,12 @@
+import { hostname as hostHostname } from "node:os";
+import type { PodSandboxConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
+
+/**
+ * A pod's host name: the node's with host network; else the requested one; else the pod's own name, cut
+ * to what Linux and DNS take.
+ */
+export function hostnameOf(config: PodSandboxConfig, hostNetwork: boolean): string {
+  if (hostNetwork) return hostHostname();
+  if (config.hostname !== "") return config.hostname;
+  return (config.metadata?.name ?? "").slice(0, 63).replace(/[^A-Za-z0-9]+$/, "") || "pod";
+}
