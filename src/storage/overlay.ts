@@ -28,11 +28,20 @@ export function mountOverlay({ layersDirectory, lowers, upper, work, target }: O
   ];
   // With the inode index a stale upper of a crashed mount is refused as busy.
   if (existsSync("/sys/module/overlay/parameters/index")) options.push("index=off");
-  const before = process.cwd();
+  const before = workingDirectory();
   process.chdir(layersDirectory);
   try {
     mount({ source: "overlay", target, type: "overlay", data: options.join(",") });
   } finally {
     process.chdir(before);
+  }
+}
+
+/** Where the process is; "/" when that directory was deleted. */
+function workingDirectory(): string {
+  try {
+    return process.cwd();
+  } catch {
+    return "/";
   }
 }
