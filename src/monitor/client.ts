@@ -257,22 +257,43 @@ export class Monitor {
   private receive(frame: Frame): void {
     if (frame.type === Answer.exit) {
       const { exit } = decodeRecord(frame.payload);
-      if (exit === undefined) return;
-      if (this.listener === undefined) this.early.push(exit);
-      else this.listener(exit);
+      if (exit !== undefined) this.tell(exit);
       return;
     }
     const pending = this.pending.get(frame.request);
     if (pending === undefined) return;
     const isReply = (frame.type & 0xc000) === Answer.reply;
     if (!isReply && frame.type !== Answer.error) {
-      pending.onPart?.(frame);
+      this.part(frame, pending);
       return;
     }
     this.pending.delete(frame.request);
     clearTimeout(pending.timer);
     if (isReply) pending.resolve(frame.payload.slice());
     else pending.reject(decodeError(frame.payload));
+  }
+
+  private tell(exit: ContainerExit): void {
+    if (this.listener === undefined) {
+      this.early.push(exit);
+      return;
+    }
+    try {
+      this.listener(exit);
+    } catch (error) {
+      log().error({ id: exit.id, error: messageOf(error) }, "a container's exit was not handled");
+    }
+  }
+
+  /** What the receiver throws ends its own request, not the connection. */
+  private part(frame: Frame, pending: Pending): void {
+    try {
+      pending.onPart?.(frame);
+    } catch (error) {
+      this.pending.delete(frame.request);
+      clearTimeout(pending.timer);
+      pending.reject(error instanceof Error ? error : new Error(String(error)));
+    }
   }
 
   private gone(): CribError {

@@ -19,6 +19,7 @@ static struct {
   size_t in, out;   /* bytes in scratch.in; bytes in scratch.out */
   size_t sent;      /* of them, already sent */
   uint32_t events;  /* what epoll watches for */
+  bool dirty;       /* something was queued since the last turn */
 } client = {.listener = -1, .fd = -1};
 
 int client_listen(char *error, size_t size) {
@@ -69,9 +70,7 @@ bool client_connected(void) { return client.fd >= 0 && client.greeted; }
 
 static size_t room(void) { return OUT_SIZE - (client.out - client.sent); }
 
-bool client_has_room(size_t bytes) {
-  return client_connected() && room() >= OUT_RESERVE + bytes;
-}
+bool client_has_room(size_t bytes) { return client_connected() && room() >= OUT_RESERVE + bytes; }
 
 bool client_quiet(void) { return client.in == 0 && client.out == 0; }
 
@@ -84,7 +83,7 @@ static void interest(void) {
   client.events = events;
 }
 
-void client_flush(void) {
+static void flush(void) {
   while (client.fd >= 0 && client.sent < client.out) {
     ssize_t count = send(client.fd, scratch.out + client.sent, client.out - client.sent,
                          MSG_NOSIGNAL | MSG_DONTWAIT);
@@ -99,7 +98,8 @@ void client_flush(void) {
 }
 
 struct writer client_frame(uint16_t type, uint32_t request) {
-  if (client.sent > 0 && OUT_SIZE - client.out < OUT_RESERVE) {
+  /* client_output counts on room beyond the reserve, where client_has_room saw it. */
+  if (client.sent > 0 && OUT_SIZE - client.out < OUT_RESERVE + READ_SIZE) {
     memmove(scratch.out, scratch.out + client.sent, client.out - client.sent);
     client.out -= client.sent;
     client.sent = 0;
@@ -118,6 +118,7 @@ void client_send(struct writer *writer) {
     return;
   }
   client.out += writer->length;
+  client.dirty = true;
 }
 
 void client_reply(enum frame_type type, uint32_t request) {
@@ -190,8 +191,9 @@ static void dispatch(const struct frame *frame) {
   }
 }
 
-/* Handles the whole frames that have arrived, as long as there is room for their answers. */
-static void handle_frames(void) {
+/* Handles the whole frames that have arrived, as long as there is room for their answers; false when
+ * there was none to handle. */
+static bool handle_frames(void) {
   size_t at = 0;
   while (client.fd >= 0 && room() > OUT_RESERVE) {
     struct frame frame;
@@ -199,21 +201,22 @@ static void handle_frames(void) {
     if (size < 0) {
       complain("a frame that is none: closing the connection");
       disconnect();
-      return;
+      return false;
     }
     if (size == 0) break;
     dispatch(&frame);
-    if (client.fd < 0) return; /* disconnect emptied the buffers */
+    if (client.fd < 0) return false; /* disconnect emptied the buffers */
     at += (size_t)size;
   }
-  if (client.fd < 0 || at == 0) return;
+  if (at == 0) return false;
   client.in -= at;
   memmove(scratch.in, scratch.in + at, client.in);
+  return true;
 }
 
 void client_ready(uint32_t events) {
   if (client.fd < 0) return;
-  if (events & EPOLLOUT) client_flush();
+  if (events & EPOLLOUT) flush();
   if (client.fd >= 0 && room() > OUT_RESERVE && events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
     ssize_t count =
         recv(client.fd, scratch.in + client.in, sizeof scratch.in - client.in, MSG_DONTWAIT);
@@ -224,16 +227,21 @@ void client_ready(uint32_t events) {
     if (count > 0) client.in += (size_t)count;
   } else if (events & (EPOLLHUP | EPOLLERR)) {
     disconnect();
-    return;
   }
-  handle_frames();
-  client_flush();
-  if (client_has_room(OUT_RESERVE / 2)) execs_resume();
 }
+
+void client_turn(void) {
+  do flush();
+  while (handle_frames());
+  if (client_has_room(READ_SIZE)) execs_resume();
+  client.dirty = false;
+}
+
+bool client_dirty(void) { return client.dirty; }
 
 void client_farewell(void) {
   for (int tries = 0; tries < 10 && client.fd >= 0 && client.sent < client.out; tries++) {
-    client_flush();
+    flush();
     struct pollfd wait = {client.fd, POLLOUT, 0};
     if (client.fd >= 0 && client.sent < client.out) poll(&wait, 1, 100);
   }

@@ -308,9 +308,14 @@ void container_create(struct reader *reader, uint32_t request) {
   } else if (it == NULL) {
     client_error(request, RESOURCE_EXHAUSTED, "create: the pod has %d containers", MAX_CONTAINERS);
   } else {
-    *it = (struct container){.state = CREATING, .request = request, .drain_ms = drain_ms,
-                             .deadline = now_ms() + deadline_ms, .input = -1,
-                             .streams = {-1, -1}, .log.fd = -1, .oom = -1};
+    *it = (struct container){.state = CREATING,
+                             .request = request,
+                             .drain_ms = drain_ms,
+                             .deadline = now_ms() + deadline_ms,
+                             .input = -1,
+                             .streams = {-1, -1},
+                             .log.fd = -1,
+                             .oom = -1};
     memcpy(it->id, id, strlen(id) + 1);
     for (int i = 0; i < 3; i++) memcpy(it->paths[i], paths[i], strlen(paths[i]) + 1);
     launch(it, cwd, flags);

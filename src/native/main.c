@@ -71,7 +71,8 @@ void complain(const char *format, ...) {
   va_end(arguments);
   used += length < (int)(sizeof text - used - 1) ? (size_t)length : sizeof text - used - 2;
   text[used++] = '\n';
-  int fd = openat(monitor.directory, "monitor.log", O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+  int fd =
+      openat(monitor.directory, "monitor.log", O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
   if (fd < 0) return;
   if (fstat(fd, &stat) == 0 && stat.st_size < LOG_LIMIT && write(fd, text, used) < 0) errno = 0;
   close(fd);
@@ -115,16 +116,20 @@ static void rest(void) {
 
 static void loop(void) {
   bool used = true; /* the buffers, since the last rest */
-  while (!monitor.stopping) {
+  for (;;) {
     struct epoll_event events[16];
+    client_turn(); /* before the deadlines are looked at: it may set new ones */
+    if (monitor.stopping) break;
     uint64_t now = now_ms(), next = UINT64_MAX;
     containers_tick(now, &next);
     execs_tick(now, &next);
-    client_flush();
+    if (client_dirty()) next = now;
     if (used && next > now + IDLE_MS) next = now + IDLE_MS;
     uint64_t wait = next == UINT64_MAX ? 0 : next > now ? next - now : 0;
     int count = epoll_wait(monitor.epoll, events, 16,
-                           next == UINT64_MAX ? -1 : wait > 60000 ? 60000 : (int)wait);
+                           next == UINT64_MAX ? -1
+                           : wait > 60000     ? 60000
+                                              : (int)wait);
     for (int i = 0; i < count; i++) handle(&events[i]);
     if (count > 0) used = true;
     if (count == 0 && used && now_ms() >= now + IDLE_MS) {
@@ -142,16 +147,26 @@ static bool parse(int argc, char **argv, struct options *options) {
   options->sysctls = sysctls;
   for (int i = 1; i + 1 < argc; i += 2) {
     const char *name = argv[i];
-    if (strcmp(name, "--id") == 0) options->id = argv[i + 1];
-    else if (strcmp(name, "--directory") == 0) options->directory = argv[i + 1];
-    else if (strcmp(name, "--net") == 0) options->net = argv[i + 1];
-    else if (strcmp(name, "--ipc") == 0) options->ipc = argv[i + 1];
-    else if (strcmp(name, "--uts") == 0) options->uts = argv[i + 1];
-    else if (strcmp(name, "--pid") == 0) options->pid = argv[i + 1];
-    else if (strcmp(name, "--hostname") == 0) options->hostname = argv[i + 1];
-    else if (strcmp(name, "--oom-score-adj") == 0) options->oom_score_adj = argv[i + 1];
-    else if (strcmp(name, "--sysctl") == 0 && used < MAX_SYSCTLS) sysctls[used++] = argv[i + 1];
-    else return false;
+    if (strcmp(name, "--id") == 0)
+      options->id = argv[i + 1];
+    else if (strcmp(name, "--directory") == 0)
+      options->directory = argv[i + 1];
+    else if (strcmp(name, "--net") == 0)
+      options->net = argv[i + 1];
+    else if (strcmp(name, "--ipc") == 0)
+      options->ipc = argv[i + 1];
+    else if (strcmp(name, "--uts") == 0)
+      options->uts = argv[i + 1];
+    else if (strcmp(name, "--pid") == 0)
+      options->pid = argv[i + 1];
+    else if (strcmp(name, "--hostname") == 0)
+      options->hostname = argv[i + 1];
+    else if (strcmp(name, "--oom-score-adj") == 0)
+      options->oom_score_adj = argv[i + 1];
+    else if (strcmp(name, "--sysctl") == 0 && used < MAX_SYSCTLS)
+      sysctls[used++] = argv[i + 1];
+    else
+      return false;
   }
   return argc % 2 == 1 && options->id != NULL && options->directory != NULL;
 }

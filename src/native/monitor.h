@@ -23,15 +23,22 @@ enum {
 };
 
 /* Epoll's data: what became ready, packed into 64 bits. No pointer, so none can be stale. */
-enum watch_kind { WATCH_SIGNALS = 1, WATCH_LISTENER, WATCH_CLIENT, WATCH_LOG, WATCH_EXEC, WATCH_OOM };
+enum watch_kind {
+  WATCH_SIGNALS = 1,
+  WATCH_LISTENER,
+  WATCH_CLIENT,
+  WATCH_LOG,
+  WATCH_EXEC,
+  WATCH_OOM
+};
 
 /* The whole of the monitor's state that outlives a loop turn. */
 struct monitor {
-  const char *id;   /* the pod's */
-  int directory;    /* fd */
-  int exits;        /* fd of <directory>/exits */
+  const char *id; /* the pod's */
+  int directory;  /* fd */
+  int exits;      /* fd of <directory>/exits */
   int epoll, signals;
-  pid_t pause;      /* pid 1 of the pod's PID namespace, 0: none */
+  pid_t pause; /* pid 1 of the pod's PID namespace, 0: none */
   bool stopping;
   struct reaped reaped;
 };
@@ -48,11 +55,11 @@ struct scratch {
 extern struct scratch scratch;
 
 /* main.c */
-uint64_t now_ms(void);         /* monotonic */
-uint64_t wall_ns(void);        /* since 1970 */
+uint64_t now_ms(void);  /* monotonic */
+uint64_t wall_ns(void); /* since 1970 */
 struct timespec wall_time(void);
 void watch(int fd, uint32_t events, enum watch_kind kind, unsigned stream, unsigned index);
-void unwatch_close(int *fd);   /* closes *fd, sets it to -1 */
+void unwatch_close(int *fd); /* closes *fd, sets it to -1 */
 /* Writes a line to <directory>/monitor.log, which stays below 64 KiB. */
 __attribute__((format(printf, 1, 2))) void complain(const char *format, ...);
 
@@ -104,7 +111,8 @@ void client_ready(uint32_t events);
 bool client_connected(void);
 bool client_has_room(size_t bytes); /* beyond the reserve */
 bool client_quiet(void);            /* nothing is buffered */
-void client_flush(void);
+bool client_dirty(void);            /* something was queued since the last client_turn */
+void client_turn(void); /* handles requests, sends what is queued, resumes what waited for room */
 /* Begins a frame in the outgoing queue; write its fields, then client_send. */
 struct writer client_frame(uint16_t type, uint32_t request);
 void client_send(struct writer *writer);

@@ -11,7 +11,7 @@
 
 struct ending {
   pid_t pid;
-  int status; /* as from waitpid */
+  int status;     /* as from waitpid */
   uint64_t at_ns; /* wall clock */
 };
 

@@ -116,8 +116,7 @@ bool setup_namespaces(const struct options *options, char *error, size_t size) {
     errno = EINVAL;
     return fail(error, size, "hostname in the host's UTS namespace", options->hostname);
   }
-  if (options->hostname != NULL &&
-      sethostname(options->hostname, strlen(options->hostname)) != 0)
+  if (options->hostname != NULL && sethostname(options->hostname, strlen(options->hostname)) != 0)
     return fail(error, size, "sethostname", options->hostname);
   for (char **setting = options->sysctls; *setting != NULL; setting++)
     if (!write_sysctl(options, *setting, error, size)) return false;

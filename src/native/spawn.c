@@ -30,9 +30,9 @@ static _Noreturn void become(const struct process *process, int report) {
 failed:;
   char text[256];
   int error = errno;
-  int length = snprintf(text, sizeof text, "%s %s: %s", step,
-                        strcmp(step, "chdir") == 0 ? process->cwd : process->argv[0],
-                        strerror(error));
+  int length =
+      snprintf(text, sizeof text, "%s %s: %s", step,
+               strcmp(step, "chdir") == 0 ? process->cwd : process->argv[0], strerror(error));
   if (length > (int)sizeof text - 1) length = sizeof text - 1;
   if (write(report, text, (size_t)length) < 0) _exit(126);
   _exit(127);

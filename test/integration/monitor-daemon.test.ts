@@ -5,7 +5,14 @@ import { connect } from "node:net";
 import { adoptMonitor } from "../../src/monitor/adopt.ts";
 import { Monitor } from "../../src/monitor/client.ts";
 import { readExitRecords } from "../../src/monitor/exits.ts";
-import { encodeHello } from "../../src/monitor/protocol.ts";
+import {
+  Answer,
+  encodeEmpty,
+  encodeExec,
+  encodeHello,
+  FrameParser,
+  Request,
+} from "../../src/monitor/protocol.ts";
 import { startMonitor } from "../../src/monitor/start.ts";
 import { buildMonitor, DEADLINE_MS, eventually, parseLog, TestPod } from "./monitor-harness.ts";
 
@@ -127,6 +134,84 @@ test("a daemon that talks nonsense is cut off; the monitor lives on", async () =
   }
   await adopt();
   expect((await pod.monitor.list()).some((record) => record.pid === 0)).toBe(false);
+});
+
+test("a daemon that does not read gets everything in the end, and stops no log", async () => {
+  const id = await pod.run({ args: ["sh", "-c", "sleep 1; seq 1 100000; sleep 1000"] });
+  pod.monitor.disconnect();
+  const socket = connect({ path: `${pod.directory}/monitor.sock` });
+  const exec = (request: number) =>
+    encodeExec(request, {
+      id,
+      argv: ["/bin/busybox", "seq", "1", "1000000"],
+      env: [],
+      cwd: "/",
+      pidFile: pod.path("none.pid"),
+      timeoutMs: 0,
+      drainMs: 100,
+    });
+  socket.pause();
+  socket.write(encodeHello(1));
+  // Two floods, and more requests than there is room for answers to.
+  socket.write(exec(2));
+  socket.write(exec(3));
+  for (let request = 4; request < 20_000; request++) {
+    socket.write(encodeEmpty(request, Request.list));
+  }
+  await eventually("the log is whole", () => pod.log(id).includes(" F 100000\n"));
+  await Bun.sleep(500);
+  const bytes = new Map([
+    [2, 0],
+    [3, 0],
+  ]);
+  const replies = new Set<number>();
+  const all = Promise.withResolvers<void>();
+  const parser = new FrameParser(({ type, request, payload }) => {
+    if (type === Answer.execOutput)
+      bytes.set(request, (bytes.get(request) ?? 0) + payload.length - 1);
+    if ((type & 0xc000) === Answer.reply) replies.add(request);
+    if (replies.size === 19_999) all.resolve();
+  });
+  socket.on("data", (chunk: Buffer) => parser.push(chunk));
+  socket.resume();
+  await all.promise;
+  expect([...bytes.values()]).toEqual([6_888_896, 6_888_896]);
+  socket.destroy();
+  await adopt();
+  await pod.monitor.kill(id, 9);
+  await pod.exited(id);
+});
+
+test("what a listener throws does not cost the connection", async () => {
+  const id = await pod.run({ args: ["sleep", "1000"] });
+  const broken = pod.monitor.exec(
+    {
+      id,
+      argv: ["/bin/busybox", "echo", "x"],
+      env: [],
+      cwd: "/",
+      pidFile: pod.path("none.pid"),
+      timeoutMs: 0,
+      drainMs: 100,
+    },
+    {
+      stdout() {
+        throw new Error("receiver is broken");
+      },
+      stderr() {},
+    },
+  );
+  expect(await broken.catch((error: Error) => error.message)).toBe("receiver is broken");
+  pod.monitor.onExit(() => {
+    throw new Error("listener is broken");
+  });
+  await pod.monitor.kill(id, 9);
+  for (;;) {
+    const record = (await pod.monitor.list()).find((one) => one.id === id);
+    if (record?.exit !== undefined) break;
+    await Bun.sleep(20);
+  }
+  pod.listen();
 });
 
 test("no signal but SIGKILL ends a monitor; its end is told, its records stay readable", async () => {

@@ -6,6 +6,7 @@ import {
   mkdirSync,
   mkdtempSync,
   readFileSync,
+  renameSync,
   rmSync,
   symlinkSync,
   writeFileSync,
@@ -25,10 +26,12 @@ export function buildMonitor(): string {
   const root = join(import.meta.dir, "../..");
   const cache = join(root, "test/.cache/native");
   mkdirSync(cache, { recursive: true });
-  const binary = join(cache, `crib-monitor-${process.pid}`);
+  const binary = join(cache, "crib-monitor");
+  const temporary = `${binary}.${process.pid}`;
   const flags = ["-static", "-Os", "-s", "-std=c17", "-Wall", "-Wextra", "-Werror"];
   const sources = [...new Bun.Glob("src/native/*.c").scanSync({ cwd: root })].sort();
-  run("musl-gcc", [...flags, ...sources, "-o", binary], root);
+  run("musl-gcc", [...flags, ...sources, "-o", temporary], root);
+  renameSync(temporary, binary); // another test run may be using it
   return binary;
 }
 
@@ -82,6 +85,9 @@ export class TestPod {
       deadlineMs: DEADLINE_MS,
       binary,
       ...extra,
+    }).catch((error) => {
+      rmSync(root, { recursive: true, force: true });
+      throw error;
     });
     makeRootfs(join(root, "rootfs"));
     const cgroup = `/crib-test-${crypto.randomUUID().slice(0, 8)}`;

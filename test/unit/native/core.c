@@ -16,12 +16,12 @@
 #include "../../../src/native/protocol.h"
 #include "../../../src/native/reaped.h"
 
-#define EXPECT(condition)                                              \
-  do {                                                                 \
-    if (!(condition)) {                                                \
-      fprintf(stderr, "%s:%d: %s\n", __func__, __LINE__, #condition);  \
-      exit(1);                                                         \
-    }                                                                  \
+#define EXPECT(condition)                                                                          \
+  do {                                                                                             \
+    if (!(condition)) {                                                                            \
+      fprintf(stderr, "%s:%d: %s\n", __func__, __LINE__, #condition);                              \
+      exit(1);                                                                                     \
+    }                                                                                              \
   } while (0)
 
 static struct timespec now = {1475712429, 669794202}; /* 2016-10-06T00:07:09.669794202Z */
@@ -90,7 +90,8 @@ static void lines_are_joined_across_reads(void) {
   log_end(&file, &out, now);
   log_end(&file, &err, now);
   char *text = content(&file);
-  EXPECT(strcmp(text, "stdout F one\nstdout F two\nstdout F \nstderr F oops\nstdout F three\n") == 0);
+  EXPECT(strcmp(text, "stdout F one\nstdout F two\nstdout F \nstderr F oops\nstdout F three\n") ==
+         0);
   free(text);
   free(err.carry);
   done(&file, &out);
@@ -267,8 +268,7 @@ static void the_ring_gives_each_ending_once_newest_first(void) {
   EXPECT(reaped_claim(&reaped, 5, &ending) && ending.status == 3);
   EXPECT(reaped_claim(&reaped, 5, &ending) && ending.status == 1);
   EXPECT(!reaped_claim(&reaped, 5, &ending));
-  for (int i = 0; i < 3 * REAPED_CAPACITY; i++)
-    reaped_add(&reaped, (struct ending){100 + i, i, 0});
+  for (int i = 0; i < 3 * REAPED_CAPACITY; i++) reaped_add(&reaped, (struct ending){100 + i, i, 0});
   EXPECT(!reaped_claim(&reaped, 6, &ending));
   EXPECT(!reaped_claim(&reaped, 100 + 2 * REAPED_CAPACITY - 1, &ending));
   EXPECT(reaped_claim(&reaped, 100 + 2 * REAPED_CAPACITY, &ending));
