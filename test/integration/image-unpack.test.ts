@@ -323,6 +323,7 @@ test.each(hostile)("%s does not leave the layer", async (_, entries) => {
   expect(inside(after)).toEqual(inside(before));
   expect(readFileSync(join(base, "outside"), "utf8")).toBe("untouched");
   expect(lstatSync(join(base, "outside")).nlink).toBe(1);
+  expect(lstatSync("/etc/passwd").nlink).toBe(1);
   expect(readdirSync(join(base, "outside-directory"))).toEqual([]);
   expect(getXattr(join(base, "outside-directory"), "trusted.overlay.opaque")).toBeUndefined();
 });
