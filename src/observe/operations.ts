@@ -2,7 +2,7 @@
  * One queue per object: a change to a pod, a container or an image runs alone, in the order of arrival,
  * and is visible (what, stage, age) while it waits or runs. Reads never enter a queue.
  */
-import { withLog } from "./log.ts";
+import { log, withLog } from "./log.ts";
 
 /** The handle that a running operation uses to say where it is. */
 export interface Operation {
@@ -24,6 +24,36 @@ interface Entry {
   since: number;
 }
 
+/** Keeps an entry's stage, and logs at the end how long each took: where a slow operation was slow. */
+class StageClock implements Operation {
+  readonly #entry: Entry;
+  readonly #stagesMs: Record<string, number> = {};
+  #since = 0;
+
+  constructor(entry: Entry) {
+    this.#entry = entry;
+  }
+
+  stage(name: string): void {
+    this.#close();
+    this.#entry.stage = name;
+  }
+
+  end(): void {
+    this.#close();
+    const { object, name } = this.#entry;
+    log().debug({ object, operation: name, stagesMs: this.#stagesMs }, "operation ended");
+  }
+
+  #close(): void {
+    const now = performance.now();
+    const stage = this.#entry.stage;
+    const elapsedMs = now - (this.#since || this.#entry.since);
+    this.#stagesMs[stage] = Math.round(((this.#stagesMs[stage] ?? 0) + elapsedMs) * 10) / 10;
+    this.#since = now;
+  }
+}
+
 export class Operations {
   readonly #tails = new Map<string, Promise<unknown>>();
   readonly #entries = new Set<Entry>();
@@ -33,15 +63,12 @@ export class Operations {
     const entry: Entry = { object, name, stage: "queued", since: performance.now() };
     this.#entries.add(entry);
     const start = async () => {
-      entry.stage = "running";
-      const operation: Operation = {
-        stage(stage) {
-          entry.stage = stage;
-        },
-      };
+      const clock = new StageClock(entry);
+      clock.stage("running");
       try {
-        return await withLog({ operation: name, object }, () => body(operation));
+        return await withLog({ operation: name, object }, () => body(clock));
       } finally {
+        clock.end();
         this.#entries.delete(entry);
       }
     };
