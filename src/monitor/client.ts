@@ -2,6 +2,7 @@ import { closeSync, constants, openSync } from "node:fs";
 import type { Socket } from "bun";
 import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
+import { withDeadline } from "./deadline.ts";
 import {
   Answer,
   type ContainerExit,
@@ -319,23 +320,5 @@ async function openDirectory(path: string, flags: number): Promise<number> {
   } catch (error) {
     const text = `pod monitor in ${path}: ${messageOf(error)}`;
     throw new CribError("Unavailable", text, { cause: error });
-  }
-}
-
-/** Rejects with DeadlineExceeded when `promise` takes longer. */
-export async function withDeadline<T>(
-  promise: Promise<T>,
-  limitMs: number,
-  what: string,
-): Promise<T> {
-  let timer: Timer | undefined;
-  const expiry = new Promise<never>((_, reject) => {
-    const text = `${what}: not done within ${limitMs} ms`;
-    timer = setTimeout(() => reject(new CribError("DeadlineExceeded", text)), limitMs);
-  });
-  try {
-    return await Promise.race([promise, expiry]);
-  } finally {
-    clearTimeout(timer);
   }
 }

@@ -1,7 +1,8 @@
 import { mkdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import { CribError } from "../error.ts";
-import { Monitor, withDeadline } from "./client.ts";
+import { Monitor } from "./client.ts";
+import { withDeadline } from "./deadline.ts";
 
 export interface MonitorOptions {
   podId: string;

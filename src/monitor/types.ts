@@ -1,0 +1,67 @@
+/** What is asked of a monitor and what it answers. */
+
+/** How a container ended. `exitCode` is 128 + `signal` when a signal ended it (then `signal` > 0). */
+export interface ContainerExit {
+  id: string;
+  exitCode: number;
+  signal: number;
+  finishedAtNs: bigint;
+  oomKilled: boolean;
+  /** Bytes of output that could not be written to the log (a full disk); 0 nearly always. */
+  droppedLogBytes: bigint;
+}
+
+/** A container as its monitor knows it. `pid` is 0 while the runtime still creates it. */
+export interface ContainerRecord {
+  id: string;
+  pid: number;
+  exit?: ContainerExit;
+}
+
+export interface CreateRequest {
+  id: string;
+  /** The runtime's command line; `argv[0]` is an absolute path. */
+  argv: string[];
+  /** `NAME=value`; nothing else is in the runtime's environment. */
+  env: string[];
+  cwd: string;
+  /** "" discards the output. */
+  logPath: string;
+  /** Give the container a stdin that stays open; otherwise it is /dev/null. */
+  stdin: boolean;
+  stdinOnce: boolean;
+  /** Written by the runtime, read and removed by the monitor. */
+  pidFile: string;
+  /** The cgroup's memory.events (v2) or memory.oom_control (v1); "" for none. */
+  oomFile: string;
+  deadlineMs: number;
+}
+
+export interface CreateResult {
+  /** Of the runtime; 128 + signal when a signal ended it. */
+  exitStatus: number;
+  /** Of the container's init; 0 when it was not created. */
+  pid: number;
+  /** Why there is no container, where the runtime itself could not say it in its log. */
+  startError?: string;
+}
+
+export interface ExecRequest {
+  id: string;
+  argv: string[];
+  env: string[];
+  cwd: string;
+  pidFile: string;
+  /** From the request to the end of the process; 0 for none. */
+  timeoutMs: number;
+  /** How long output is awaited after the end, when a descendant holds it open. */
+  drainMs: number;
+}
+
+export interface ExecResult {
+  exitCode: number;
+  signal: number;
+  timedOut: boolean;
+  /** The runtime failed before there was a process; `exitCode` is the runtime's. */
+  runtimeFailed: boolean;
+}

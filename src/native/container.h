@@ -1,0 +1,47 @@
+/* One container, for the three files that handle it: containers.c has the table and the requests,
+ * container_io.c its pipes and its log, container_exit.c its end. */
+#ifndef CRIB_CONTAINER_H
+#define CRIB_CONTAINER_H
+
+#include "monitor.h"
+
+struct container {
+  char id[MAX_ID + 1]; /* "": a free slot */
+  enum container_state state;
+  uint32_t request; /* the CREATE to answer */
+  pid_t runtime, pid;
+  uint64_t deadline, drain_until; /* now_ms, 0: none */
+  uint32_t drain_ms;
+  bool deadline_passed, recorded;
+  int input; /* write end of its stdin, -1: none */
+  int streams[2];
+  struct log_file log;
+  struct log_stream lines[2];
+  int oom; /* fd, -1: none */
+  uint64_t oom_kills_before;
+  bool oom_killed;
+  int code, signal;
+  uint64_t finished_at;
+  char paths[3][512]; /* log, pid file, oom file */
+};
+enum { LOG_PATH, PID_PATH, OOM_PATH };
+
+extern struct container containers[MAX_CONTAINERS]; /* a slot's index is its place in here */
+
+/* container_io.c */
+int container_open_log(const char *path, char *error, size_t size); /* -1 and a text */
+/* Makes the pipes; the runtime's ends go to `ends`, [0] stays -1 without stdin. */
+bool container_open_stdio(struct container *it, bool has_stdin, int ends[3], char *error,
+                          size_t size);
+/* One read of a stream into the log; false at its end or when nothing is there. */
+bool container_pump(struct container *it, unsigned stream);
+void container_close_stream(struct container *it, unsigned stream);
+
+/* container_exit.c */
+void container_open_oom(struct container *it);
+void container_ended(struct container *it, const struct ending *ending);
+void container_report_exit(struct container *it);
+bool container_save_exit(struct container *it);
+void container_write_record(struct writer *writer, const struct container *it);
+
+#endif

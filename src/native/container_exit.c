@@ -1,0 +1,107 @@
+/* How a container ends: the verdict on its memory, its exit record, the news to the daemon. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+#include "container.h"
+
+/* The `oom_kill N` of memory.events (v2) or memory.oom_control (v1); false when unreadable. */
+static bool read_oom_kills(int fd, uint64_t *kills) {
+  char text[512];
+  ssize_t length = pread(fd, text, sizeof text - 1, 0);
+  if (length <= 0) return false;
+  text[length] = 0;
+  for (char *line = strtok(text, "\n"); line != NULL; line = strtok(NULL, "\n")) {
+    if (strncmp(line, "oom_kill ", 9) != 0) continue;
+    *kills = strtoull(line + 9, NULL, 10);
+    return true;
+  }
+  return false;
+}
+
+static void check_oom(struct container *it) {
+  uint64_t kills;
+  if (it->oom < 0) return;
+  if (!read_oom_kills(it->oom, &kills)) {
+    /* The cgroup is gone; its file would be ready for ever. */
+    unwatch_close(&it->oom);
+  } else if (kills > it->oom_kills_before) {
+    it->oom_killed = true;
+  }
+}
+
+void container_open_oom(struct container *it) {
+  if (it->paths[OOM_PATH][0] == 0) return;
+  it->oom = open(it->paths[OOM_PATH], O_RDONLY | O_CLOEXEC);
+  if (it->oom < 0) {
+    complain("%s: %s: %s", it->id, it->paths[OOM_PATH], strerror(errno));
+    return;
+  }
+  if (!read_oom_kills(it->oom, &it->oom_kills_before)) {
+    complain("%s: %s: no oom_kill line", it->id, it->paths[OOM_PATH]);
+    unwatch_close(&it->oom);
+    return;
+  }
+  /* On v2 the kernel tells of each change, before the cgroup can vanish. On v1 it never does. */
+  watch(it->oom, EPOLLPRI, WATCH_OOM, 0, (unsigned)(it - containers));
+}
+
+void container_oom_ready(unsigned index) { check_oom(&containers[index]); }
+
+void container_write_record(struct writer *writer, const struct container *it) {
+  write_string(writer, it->id);
+  write_u32(writer, (uint32_t)it->pid);
+  write_u32(writer, it->state);
+  write_u32(writer, (uint32_t)it->code);
+  write_u32(writer, (uint32_t)it->signal);
+  write_u32(writer, it->oom_killed);
+  write_u64(writer, it->finished_at);
+  write_u64(writer, it->log.dropped_bytes);
+}
+
+/* <directory>/exits/<id>, whole or absent: what is left when the monitor is gone too. */
+bool container_save_exit(struct container *it) {
+  char text[512], name[MAX_ID + 8];
+  int length = snprintf(text, sizeof text,
+                        "{\"version\":1,\"id\":\"%s\",\"pid\":%d,\"exitCode\":%d,\"signal\":%d,"
+                        "\"finishedAtNs\":\"%" PRIu64 "\",\"oomKilled\":%s,"
+                        "\"droppedLogBytes\":\"%" PRIu64 "\"}\n",
+                        it->id, it->pid, it->code, it->signal, it->finished_at,
+                        it->oom_killed ? "true" : "false", it->log.dropped_bytes);
+  snprintf(name, sizeof name, ".%s.tmp", it->id);
+  int fd = openat(monitor.exits, name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+  bool saved = fd >= 0 && write(fd, text, (size_t)length) == length;
+  if (fd >= 0) close(fd);
+  return saved && renameat(monitor.exits, name, monitor.exits, it->id) == 0;
+}
+
+void container_report_exit(struct container *it) {
+  it->state = EXITED;
+  it->drain_until = 0;
+  it->recorded = container_save_exit(it);
+  if (!it->recorded) complain("%s: exit record: %s", it->id, strerror(errno));
+  if (it->log.dropped_bytes > 0)
+    complain("%s: %" PRIu64 " bytes of log could not be written", it->id, it->log.dropped_bytes);
+  unwatch_close(&it->oom);
+  unwatch_close(&it->input);
+  if (!client_connected()) return;
+  struct writer writer = client_frame(EXIT, 0);
+  container_write_record(&writer, it);
+  client_send(&writer);
+}
+
+void container_ended(struct container *it, const struct ending *ending) {
+  it->code = exit_code(ending->status);
+  it->signal = exit_signal(ending->status);
+  it->finished_at = ending->at_ns;
+  it->state = DRAINING;
+  it->drain_until = now_ms() + it->drain_ms;
+  check_oom(it);
+  if (it->streams[0] < 0 && it->streams[1] < 0) container_report_exit(it);
+}

@@ -1,0 +1,74 @@
+/* A container's pipes and its log. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "container.h"
+
+int container_open_log(const char *path, char *error, size_t size) {
+  struct stat stat;
+  int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0640);
+  if (fd >= 0 && (fstat(fd, &stat) != 0 || !S_ISREG(stat.st_mode))) {
+    close(fd);
+    fd = -1;
+    errno = EINVAL;
+  }
+  if (fd < 0) snprintf(error, size, "log %s: %s", path, strerror(errno));
+  return fd;
+}
+
+bool container_open_stdio(struct container *it, bool has_stdin, int ends[3], char *error,
+                          size_t size) {
+  int pipes[3][2];
+  for (int i = has_stdin ? 0 : 1; i < 3; i++) {
+    if (pipe2(pipes[i], O_CLOEXEC) != 0) {
+      snprintf(error, size, "pipe: %s", strerror(errno));
+      return false;
+    }
+    int ours = i == 0 ? pipes[i][1] : pipes[i][0];
+    fcntl(ours, F_SETFL, O_NONBLOCK);
+    ends[i] = i == 0 ? pipes[i][0] : pipes[i][1];
+    if (i == 0) {
+      it->input = ours;
+      continue;
+    }
+    it->streams[i - 1] = ours;
+    void *carry = mmap(NULL, LOG_LINE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (carry == MAP_FAILED) {
+      snprintf(error, size, "mmap: %s", strerror(errno));
+      unwatch_close(&it->streams[i - 1]);
+      return false;
+    }
+    it->lines[i - 1] = (struct log_stream){.carry = carry, .name = i == 1 ? "stdout" : "stderr"};
+  }
+  return true;
+}
+
+void container_close_stream(struct container *it, unsigned stream) {
+  if (it->streams[stream] < 0) return;
+  unwatch_close(&it->streams[stream]);
+  log_end(&it->log, &it->lines[stream], wall_time());
+  munmap(it->lines[stream].carry, LOG_LINE);
+  if (it->streams[0] < 0 && it->streams[1] < 0) unwatch_close(&it->log.fd);
+}
+
+bool container_pump(struct container *it, unsigned stream) {
+  ssize_t count = read(it->streams[stream], scratch.read, READ_SIZE);
+  if (count > 0)
+    log_data(&it->log, &it->lines[stream], scratch.read, (size_t)count, wall_time());
+  else if (count == 0 || errno != EAGAIN)
+    container_close_stream(it, stream);
+  return count > 0;
+}
+
+void container_stream_ready(unsigned index, unsigned stream) {
+  struct container *it = &containers[index];
+  if (it->streams[stream] < 0 || it->id[0] == 0) return;
+  container_pump(it, stream);
+  if (it->state == DRAINING && it->streams[0] < 0 && it->streams[1] < 0) container_report_exit(it);
+}
