@@ -149,6 +149,16 @@ export function addProcess(host: CgroupHost, path: string, pid: number): void {
   }
 }
 
+/**
+ * The files of an existing cgroup, one a tree, by which a single-threaded process moves itself into it:
+ * it writes "0". On v1 that is "tasks", which costs no grace period, unlike cgroup.procs.
+ */
+export function joinFiles(host: CgroupHost, path: string): string[] {
+  const checked = ownPath(path);
+  const file = host.version === 1 ? "tasks" : "cgroup.procs";
+  return writable(host).map((tree) => `${directoryIn(tree, checked)}/${file}`);
+}
+
 function forEachBelow(directory: string, visit: (directory: string) => void): void {
   for (const name of childrenOf(directory)) forEachBelow(`${directory}/${name}`, visit);
   visit(directory);

@@ -19,6 +19,8 @@ export interface MonitorOptions {
   sysctls: Record<string, string>;
   /** Of the monitor itself; kept as inherited where it may not be lowered. */
   oomScoreAdj?: number;
+  /** Files that take "0" from a process that joins their cgroup: see `joinFiles` of src/linux. */
+  cgroupFiles?: readonly string[];
   /** For the start, and later for each short request. */
   deadlineMs: number;
   /** The helper to run; by default the embedded one, unpacked below `<state>/bin`. */
@@ -73,6 +75,7 @@ function commandLine(options: MonitorOptions): string[] {
   for (const [name, value] of Object.entries(options.sysctls)) {
     line.push("--sysctl", `${name}=${value}`);
   }
+  for (const file of options.cgroupFiles ?? []) line.push("--cgroup", file);
   return line;
 }
 

@@ -4,7 +4,7 @@
  * over the control socket (protocol.h), and may be gone for any time.
  *
  *   crib-monitor --id POD --directory DIR [--net|--ipc|--uts|--pid PIN-PATH]... [--hostname NAME]
- *                [--sysctl NAME=VALUE]... [--oom-score-adj N]
+ *                [--sysctl NAME=VALUE]... [--oom-score-adj N] [--cgroup FILE]...
  *
  * Prints "ready PID PAUSE-PID" or "error TEXT" and is in the background from then on.
  */
@@ -31,7 +31,7 @@
 struct monitor monitor = {.directory = -1, .exits = -1, .epoll = -1, .signals = -1};
 struct scratch scratch;
 
-enum { IDLE_MS = 1000, MAX_SYSCTLS = 256, LOG_LIMIT = 64 << 10 };
+enum { IDLE_MS = 1000, MAX_SYSCTLS = 256, MAX_CGROUPS = 32, LOG_LIMIT = 64 << 10 };
 
 uint64_t now_ms(void) {
   struct timespec now;
@@ -142,9 +142,10 @@ static void loop(void) {
 /* ---- the start ---- */
 
 static bool parse(int argc, char **argv, struct options *options) {
-  static char *sysctls[MAX_SYSCTLS + 1];
-  int used = 0;
+  static char *sysctls[MAX_SYSCTLS + 1], *cgroups[MAX_CGROUPS + 1];
+  int used = 0, joined = 0;
   options->sysctls = sysctls;
+  options->cgroups = cgroups;
   for (int i = 1; i + 1 < argc; i += 2) {
     const char *name = argv[i];
     if (strcmp(name, "--id") == 0)
@@ -165,6 +166,8 @@ static bool parse(int argc, char **argv, struct options *options) {
       options->oom_score_adj = argv[i + 1];
     else if (strcmp(name, "--sysctl") == 0 && used < MAX_SYSCTLS)
       sysctls[used++] = argv[i + 1];
+    else if (strcmp(name, "--cgroup") == 0 && joined < MAX_CGROUPS)
+      cgroups[joined++] = argv[i + 1];
     else
       return false;
   }
@@ -210,6 +213,7 @@ static int serve(const struct options *options, int report) {
   char error[700] = "", line[800];
   own_process();
   bool ready = setsid() > 0 && chdir("/") == 0 && open_all(options, error, sizeof error) &&
+               join_cgroups(options, error, sizeof error) &&
                setup_namespaces(options, error, sizeof error);
   if (ready && client_listen(error, sizeof error) != 0) ready = false;
   if (!ready) setup_undo(options);

@@ -129,7 +129,9 @@ struct options {
   const char *net, *ipc, *uts, *pid; /* where to pin; NULL: the host's */
   const char *hostname, *oom_score_adj;
   char **sysctls; /* "name=value", NULL at the end */
+  char **cgroups; /* NULL-terminated: files that take "0" */
 };
+bool join_cgroups(const struct options *options, char *error, size_t size);
 bool setup_namespaces(const struct options *options, char *error, size_t size);
 void setup_undo(const struct options *options); /* unpins what setup_namespaces pinned */
 

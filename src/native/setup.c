@@ -107,6 +107,22 @@ static bool set_oom_score(const char *value, char *error, size_t size) {
   return set;
 }
 
+/*
+ * Before anything is allocated or forked, so that all of it counts as the pod's. On cgroup v1 the files
+ * are "tasks": a lone thread that moves itself spares the kernel the grace period (some 10 ms) that
+ * moving another process costs.
+ */
+bool join_cgroups(const struct options *options, char *error, size_t size) {
+  for (char **file = options->cgroups; *file != NULL; file++) {
+    int fd = open(*file, O_WRONLY | O_CLOEXEC);
+    bool joined = fd >= 0 && write(fd, "0", 1) == 1;
+    if (!joined) fail(error, size, "join", *file);
+    if (fd >= 0) close(fd);
+    if (!joined) return false;
+  }
+  return true;
+}
+
 bool setup_namespaces(const struct options *options, char *error, size_t size) {
   int flags = (options->net ? CLONE_NEWNET : 0) | (options->ipc ? CLONE_NEWIPC : 0) |
               (options->uts ? CLONE_NEWUTS : 0);

@@ -11,8 +11,8 @@ import {
   PodSandboxConfigSchema,
   Protocol,
 } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
-import { addProcess, createCgroup } from "../linux/cgroup.ts";
-import { startScope } from "../linux/systemd.ts";
+import { createCgroup, joinFiles } from "../linux/cgroup.ts";
+import { type CgroupPlacement, startScope } from "../linux/systemd.ts";
 import type { Monitor } from "../monitor/client.ts";
 import { startMonitor } from "../monitor/start.ts";
 import type { PodAttachment } from "../network/network.ts";
@@ -121,6 +121,10 @@ async function build(core: Core, pod: PodRecord, operation: Operation): Promise<
   await writePodFiles(core, pod.id, config, hostname);
   if (pod.namespaces.ipc !== undefined) await mountShm(core, pod.id);
 
+  operation.stage("cgroup");
+  const placement = placementOf(core, config, pod.id);
+  if (placement.unit === undefined) createCgroup(core.cgroups, pod.cgroup);
+
   operation.stage("monitor");
   const monitor = await startMonitor({
     podId: pod.id,
@@ -129,12 +133,14 @@ async function build(core: Core, pod: PodRecord, operation: Operation): Promise<
     hostname: pod.namespaces.uts === undefined ? undefined : hostname,
     sysctls: podSysctls(core, pod),
     oomScoreAdj: Math.max(-999, core.host.oomScoreAdjMin),
+    cgroupFiles: placement.unit === undefined ? joinFiles(core.cgroups, pod.cgroup) : [],
     deadlineMs: core.config.monitor.start_timeout_seconds * 1000,
   });
   watchMonitor(core, pod, monitor);
-
-  operation.stage("cgroup");
-  await joinCgroup(core, pod, monitor);
+  if (placement.unit !== undefined) {
+    operation.stage("scope");
+    await joinScope(core, pod, monitor, placement);
+  }
 
   if (!hostNetwork) {
     operation.stage("network");
@@ -174,22 +180,20 @@ export function watchMonitor(core: Core, pod: PodRecord, monitor: Monitor): void
   });
 }
 
-/** The pod's own cgroup, with the name that cAdvisor knows, holds the monitor (and the pause). */
-async function joinCgroup(core: Core, pod: PodRecord, monitor: Monitor): Promise<void> {
-  const pids = [monitor.pid, ...(monitor.pausePid === undefined ? [] : [monitor.pausePid])];
-  const { unit, slice } = placementOf(core, pod.config, pod.id);
-  if (unit !== undefined && slice !== undefined) {
-    await startScope(core.cgroups, {
-      unit,
-      slice,
-      pids,
-      description: `Crib pod ${podName(pod)}`,
-      deadlineMs: 10_000,
-    });
-    return;
-  }
-  createCgroup(core.cgroups, pod.cgroup);
-  for (const pid of pids) addProcess(core.cgroups, pod.cgroup, pid);
+/** With the systemd driver the pod's own cgroup is a scope, which cannot be made without processes. */
+async function joinScope(
+  core: Core,
+  pod: PodRecord,
+  monitor: Monitor,
+  { unit = "", slice = "" }: CgroupPlacement,
+): Promise<void> {
+  await startScope(core.cgroups, {
+    unit,
+    slice,
+    pids: [monitor.pid, ...(monitor.pausePid === undefined ? [] : [monitor.pausePid])],
+    description: `Crib pod ${podName(pod)}`,
+    deadlineMs: 10_000,
+  });
 }
 
 const PROTOCOLS = {
