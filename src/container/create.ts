@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
-import { mkdir, rm, writeFile } from "node:fs/promises";
+import { mkdirSync, writeFileSync } from "node:fs";
+import { mkdir, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { CribError } from "../error.ts";
 import {
@@ -153,7 +154,7 @@ async function build(core: Core, made: Build): Promise<void> {
   operation.stage("config.json");
   const paths = containerPaths(core, record.id);
   undo.add("bundle", () => rm(paths.bundle, { recursive: true, force: true }));
-  await mkdir(paths.bundle, { recursive: true, mode: 0o700 });
+  mkdirSync(paths.bundle, { recursive: true, mode: 0o700 });
   await writeSpec(core, made, rootfs);
   if (record.logPath !== "") await mkdir(dirname(record.logPath), { recursive: true, mode: 0o755 });
 
@@ -199,7 +200,7 @@ async function writeSpec(core: Core, { pod, record, image }: Build, rootfs: stri
   for (const warning of warnings) log().warn({ containerId: record.id }, warning);
   record.user = user;
   const { spec: path } = containerPaths(core, record.id);
-  await writeFile(path, JSON.stringify(spec), { mode: 0o600 });
+  writeFileSync(path, JSON.stringify(spec), { mode: 0o600 });
 }
 
 /** NamespaceMode TARGET: the PID namespace of a running container of the same pod (KEP-277). */

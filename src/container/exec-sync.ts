@@ -1,4 +1,4 @@
-import { rm } from "node:fs/promises";
+import { rmSync } from "node:fs";
 import { CribError } from "../error.ts";
 import { childEnvironment } from "../linux/command.ts";
 import { requireContainer } from "../state/find.ts";
@@ -92,7 +92,8 @@ export async function execSync(
     }
     return { stdout: stdout.bytes(), stderr: stderr.bytes(), exitCode: result.exitCode };
   } finally {
-    await Promise.all([rm(files.pid, { force: true }), rm(files.log, { force: true })]);
+    // Kept only if the monitor could not take it: a pid file is deleted when it is read.
+    for (const file of [files.pid, files.log]) rmSync(file, { force: true });
   }
 }
 

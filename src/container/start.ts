@@ -4,6 +4,7 @@ import { nowNs } from "../state/clock.ts";
 import { requireContainer } from "../state/find.ts";
 import type { Core } from "./core.ts";
 import { finish } from "./exit.ts";
+import { containerPaths } from "./paths.ts";
 
 /** What a container that could not be started is reported with, as containerd does. */
 const START_ERROR_EXIT_CODE = 128;
@@ -29,7 +30,7 @@ export async function startContainer(core: Core, id: string): Promise<void> {
     operation.stage(`${runtime.handler} start`);
     container.startedAtNs = nowNs();
     try {
-      await runtime.start(container.id);
+      await runtime.start(container.id, containerPaths(core, container.id).runtimeLog);
     } catch (error) {
       finish(core, container, {
         exitCode: START_ERROR_EXIT_CODE,

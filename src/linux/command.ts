@@ -15,6 +15,11 @@ export interface CommandOptions {
   env?: Record<string, string>;
   stdin?: string;
   cwd?: string;
+  /**
+   * For programs that start others and may hang: a session of its own, so that the deadline's kill
+   * reaches them too. Not for all: the scheduler sets sessions apart, which costs time under load.
+   */
+  ownSession?: boolean;
   /** Bytes kept of each of stdout and stderr (default 1 MiB); 0: the command gets /dev/null. */
   outputLimitBytes?: number;
 }
@@ -79,7 +84,7 @@ export async function runCommand(argv: string[], options: CommandOptions): Promi
     stdin: options.stdin === undefined ? "ignore" : new TextEncoder().encode(options.stdin),
     stdout: output,
     stderr: output,
-    detached: true,
+    detached: options.ownSession ?? false,
   });
   const stdout = capture(child.stdout, limit);
   const stderr = capture(child.stderr, limit);

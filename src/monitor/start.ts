@@ -1,4 +1,4 @@
-import { mkdir } from "node:fs/promises";
+import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import { CribError } from "../error.ts";
 import { Monitor } from "./client.ts";
@@ -33,7 +33,7 @@ export interface MonitorOptions {
  */
 export async function startMonitor(options: MonitorOptions): Promise<Monitor> {
   const { directory, deadlineMs } = options;
-  await mkdir(directory, { recursive: true, mode: 0o700 });
+  mkdirSync(directory, { recursive: true, mode: 0o700 });
   const binary = options.binary ?? (await embedded(directory));
   const child = Bun.spawn([binary, ...commandLine(options)], {
     argv0: "crib-monitor",

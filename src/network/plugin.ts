@@ -128,6 +128,7 @@ export class Plugins {
   async #run(path: string, call: PluginCall, what: string, deadlineMs: number) {
     try {
       return await runCommand([path], {
+        ownSession: true,
         deadlineMs,
         outputLimitBytes: OUTPUT_LIMIT_BYTES,
         stdin: JSON.stringify(call.config),

@@ -1,5 +1,4 @@
-import { readFileSync } from "node:fs";
-import { mkdir, writeFile } from "node:fs/promises";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import type { Core } from "../container/core.ts";
 import { podPaths } from "../container/paths.ts";
 import type { DNSConfig, PodSandboxConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
@@ -25,22 +24,22 @@ export function resolvConf(dns: DNSConfig | undefined, hostFile = "/etc/resolv.c
 }
 
 /** Writes what every container of the pod gets bound into it. World-readable: containers read them. */
-export async function writePodFiles(
+export function writePodFiles(
   core: Core,
   id: string,
   config: PodSandboxConfig,
   hostname: string,
-): Promise<void> {
+): void {
   const paths = podPaths(core, id);
-  await mkdir(paths.directory, { recursive: true, mode: 0o700 });
-  await writeFile(paths.resolvConf, resolvConf(config.dnsConfig), { mode: 0o644 });
-  await writeFile(paths.hostname, `${hostname}\n`, { mode: 0o644 });
+  mkdirSync(paths.directory, { recursive: true, mode: 0o700 });
+  writeFileSync(paths.resolvConf, resolvConf(config.dnsConfig), { mode: 0o644 });
+  writeFileSync(paths.hostname, `${hostname}\n`, { mode: 0o644 });
 }
 
 /** The /dev/shm that the pod's containers share, as they share the IPC namespace. */
-export async function mountShm(core: Core, id: string): Promise<void> {
+export function mountShm(core: Core, id: string): void {
   const { shm } = podPaths(core, id);
-  await mkdir(shm, { mode: 0o700 });
+  mkdirSync(shm, { mode: 0o700 });
   mount({
     source: "shm",
     target: shm,

@@ -33,10 +33,22 @@ export async function recover(core: Core): Promise<void> {
       }),
     ),
   );
+  await removeOrphans(core);
   void core.network.gc([...core.store.pods.keys()]).catch((error: unknown) => {
     log().error({ error: messageOf(error) }, "collecting stale network attachments");
   });
   if (pods.length > 0) log().info({ pods: pods.length }, "recovered");
+}
+
+/** Writable layers that no row knows: a power cut took the row of a container in the making. */
+async function removeOrphans(core: Core): Promise<void> {
+  for (const id of core.storage.list()) {
+    if (core.store.containers.has(id) || core.store.damaged.includes(`containers/${id}`)) continue;
+    log().warn({ containerId: id }, "removing a writable layer that belongs to no container");
+    await core.storage.remove(id).catch((error: unknown) => {
+      log().error({ containerId: id, error: messageOf(error) }, "an orphan cannot be removed");
+    });
+  }
 }
 
 async function recoverPod(core: Core, pod: PodRecord): Promise<void> {

@@ -1,5 +1,4 @@
 import { randomBytes } from "node:crypto";
-import { rm } from "node:fs/promises";
 import type { Core } from "../container/core.ts";
 import { endingOf, finish } from "../container/exit.ts";
 import { hostnameOf } from "../container/hostname.ts";
@@ -117,9 +116,8 @@ async function build(core: Core, pod: PodRecord, operation: Operation): Promise<
   const hostNetwork = pod.namespaces.net === undefined;
   const hostname = hostnameOf(config, hostNetwork);
   operation.stage("files");
-  await rm(podPaths(core, pod.id).directory, { recursive: true, force: true });
-  await writePodFiles(core, pod.id, config, hostname);
-  if (pod.namespaces.ipc !== undefined) await mountShm(core, pod.id);
+  writePodFiles(core, pod.id, config, hostname);
+  if (pod.namespaces.ipc !== undefined) mountShm(core, pod.id);
 
   operation.stage("cgroup");
   const placement = placementOf(core, config, pod.id);

@@ -46,9 +46,9 @@ export class OciRuntime {
   }
 
   /** @throws CribError with the runtime's own message. */
-  async start(id: string): Promise<void> {
-    const result = await this.#run(["start", id]);
-    if (result.exitCode !== 0) throw this.#failure("start", id, result);
+  async start(id: string, logFile: string): Promise<void> {
+    const result = await this.#run(["start", id], logFile);
+    if (result.exitCode !== 0) throw this.#failure("start", id, result, this.readLog(logFile));
   }
 
   /** Whether a container that exists was started, as the runtime sees it. */
@@ -87,9 +87,13 @@ export class OciRuntime {
     return argv;
   }
 
-  async #run(command: string[]): Promise<CommandResult> {
+  /** With a log file the command has no other output: that is cheaper than two pipes. */
+  async #run(command: string[], logFile?: string): Promise<CommandResult> {
     try {
-      return await runCommand([...this.#argv(), ...command], { deadlineMs: COMMAND_DEADLINE_MS });
+      return await runCommand([...this.#argv(logFile), ...command], {
+        deadlineMs: COMMAND_DEADLINE_MS,
+        outputLimitBytes: logFile === undefined ? undefined : 0,
+      });
     } catch (error) {
       throw new CribError(
         "FailedPrecondition",
@@ -99,7 +103,7 @@ export class OciRuntime {
     }
   }
 
-  #failure(verb: string, id: string, result: CommandResult): CribError {
+  #failure(verb: string, id: string, result: CommandResult, logged?: string): CribError {
     if (result.timedOut) {
       return new CribError(
         "DeadlineExceeded",
@@ -107,7 +111,8 @@ export class OciRuntime {
       );
     }
     const detail = result.stderr.trim().split("\n").at(-1) ?? "";
-    const message = /msg="((?:[^"\\]|\\.)*)"/.exec(detail)?.[1]?.replaceAll('\\"', '"') ?? detail;
+    const message =
+      logged ?? /msg="((?:[^"\\]|\\.)*)"/.exec(detail)?.[1]?.replaceAll('\\"', '"') ?? detail;
     return new CribError(
       "Internal",
       `${this.handler} ${verb} ${id}: ${message || `exit status ${result.exitCode}`}`,

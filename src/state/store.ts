@@ -79,42 +79,67 @@ export class Store {
   }
 
   savePod(pod: PodRecord): void {
-    this.#database
-      .query(
-        `INSERT INTO pods (id, config, record) VALUES ($id, $config, $record)
-         ON CONFLICT (id) DO UPDATE SET record = excluded.record`,
-      )
-      .run({
-        id: pod.id,
-        config: toBinary(PodSandboxConfigSchema, pod.config),
-        record: toJson(pod),
-      });
+    this.#write(pod.phase !== "creating", () =>
+      this.#database
+        .query(
+          `INSERT INTO pods (id, config, record) VALUES ($id, $config, $record)
+           ON CONFLICT (id) DO UPDATE SET record = excluded.record`,
+        )
+        .run({
+          id: pod.id,
+          config: toBinary(PodSandboxConfigSchema, pod.config),
+          record: toJson(pod),
+        }),
+    );
     this.pods.set(pod.id, pod);
   }
 
   saveContainer(container: ContainerRecord): void {
-    this.#database
-      .query(
-        `INSERT INTO containers (id, pod_id, config, record) VALUES ($id, $podId, $config, $record)
-         ON CONFLICT (id) DO UPDATE SET record = excluded.record`,
-      )
-      .run({
-        id: container.id,
-        podId: container.podId,
-        config: toBinary(ContainerConfigSchema, container.config),
-        record: toJson(container),
-      });
+    this.#write(container.phase !== "creating" && container.phase !== "running", () =>
+      this.#database
+        .query(
+          `INSERT INTO containers (id, pod_id, config, record)
+           VALUES ($id, $podId, $config, $record)
+           ON CONFLICT (id) DO UPDATE SET record = excluded.record`,
+        )
+        .run({
+          id: container.id,
+          podId: container.podId,
+          config: toBinary(ContainerConfigSchema, container.config),
+          record: toJson(container),
+        }),
+    );
     this.containers.set(container.id, container);
   }
 
   deletePod(id: string): void {
-    this.#database.query("DELETE FROM pods WHERE id = $id").run({ id });
+    this.#write(false, () => this.#database.query("DELETE FROM pods WHERE id = $id").run({ id }));
     this.pods.delete(id);
   }
 
   deleteContainer(id: string): void {
-    this.#database.query("DELETE FROM containers WHERE id = $id").run({ id });
+    this.#write(false, () =>
+      this.#database.query("DELETE FROM containers WHERE id = $id").run({ id }),
+    );
     this.containers.delete(id);
+  }
+
+  /**
+   * Every write outlives the daemon's own end; a durable one also a power cut (it waits for the disk).
+   * A power cut ends what was being made and what ran, so it need not be told of them: start-up clears
+   * away what has no row, and calls dead what has one.
+   */
+  #write(durable: boolean, statement: () => void): void {
+    if (durable) {
+      statement();
+      return;
+    }
+    this.#database.run("PRAGMA synchronous = NORMAL");
+    try {
+      statement();
+    } finally {
+      this.#database.run("PRAGMA synchronous = FULL");
+    }
   }
 
   containersOf(podId: string): ContainerRecord[] {
