@@ -43,6 +43,8 @@ export function criServer(context: CriContext): Http2Server {
     interceptors: [observe, gate(context.recovered)],
     readMaxBytes: MAX_MESSAGE_BYTES,
     writeMaxBytes: MAX_MESSAGE_BYTES,
+    // Answers do not leave the machine: compressing them would only cost time.
+    compressMinBytes: MAX_MESSAGE_BYTES,
   });
   return createServer({}, handler);
 }
