@@ -66,7 +66,7 @@ function whenIdle(core: Core): void {
   // Tried out before the first pod asks, if it gives us that long.
   setTimeout(() => void core.handlers.list(), 200).unref();
   // Starting up takes memory that running does not: give it back now, not at some later collection.
-  setTimeout(() => Bun.gc(true), 1_000).unref();
+  setTimeout(() => Bun.gc(true), 400).unref();
 }
 
 function prepareDirectories(config: Config): void {

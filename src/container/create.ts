@@ -24,7 +24,7 @@ import { hostnameOf } from "./hostname.ts";
 import { containerPaths, logPathOf, podPaths } from "./paths.ts";
 import { placementOf } from "./placement.ts";
 import { removeContainer } from "./remove.ts";
-import { buildSpec, stopSignal } from "./spec/index.ts";
+import { stopSignal } from "./spec/signal.ts";
 
 /**
  * Makes a container in a ready pod, up to the point where StartContainer lets it go.
@@ -175,6 +175,8 @@ async function writeSpec(core: Core, { pod, record, image }: Build, rootfs: stri
   const { config } = record;
   const podFiles = podPaths(core, pod.id);
   const placement = placementOf(core, pod.config, record.id);
+  // Loaded with the first container: a daemon that restarts makes none.
+  const { buildSpec } = await import("./spec/index.ts");
   const { spec, user, warnings } = await buildSpec({
     pod: {
       id: pod.id,

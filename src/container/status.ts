@@ -9,7 +9,7 @@ import {
 } from "../gen/runtime/v1/container_pb.ts";
 import type { ContainerPhase, ContainerRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
-import { stopSignal } from "./spec/index.ts";
+import { stopSignal } from "./spec/signal.ts";
 
 const STATES: Readonly<Record<ContainerPhase, ContainerState>> = {
   creating: ContainerState.CONTAINER_UNKNOWN,

@@ -1,19 +1,15 @@
 /** The images of this node: pull, list, find, remove. */
 import type { Database } from "bun:sqlite";
-import { createHash, randomUUID } from "node:crypto";
+import { createHash } from "node:crypto";
 import type { Config } from "../config/config.ts";
-import { readRegistries, sourcesOf } from "../config/registries-conf.ts";
 import { CribError } from "../error.ts";
 import { log } from "../observe/log.ts";
 import { LayerStore } from "../storage/layers.ts";
-import { type Auth, toCredentials } from "./credentials.ts";
+import type { Auth } from "./credentials.ts";
 import { type Image, ImageStore } from "./image-store.ts";
-import { LayerPuller, type WantedLayer } from "./layer-puller.ts";
 import { pinnedBy } from "./pinned.ts";
-import { hostPlatform } from "./platform.ts";
-import { formatReference, nameOf, parseReference, type Reference } from "./reference.ts";
-import { RegistryClient } from "./registry.ts";
-import { pullError, type ResolvedImage, resolveImage } from "./resolve.ts";
+import type { Puller } from "./puller.ts";
+import { formatReference, parseReference } from "./reference.ts";
 import { SharedWork } from "./shared-work.ts";
 
 export type { Auth } from "./credentials.ts";
@@ -31,28 +27,18 @@ export interface ImagesOptions {
 
 /** An id is also found by its beginning, if it is as long as Docker's short ids. */
 const ID_PREFIX = /^(?:sha256:)?([0-9a-f]{12,64})$/;
-/** Stands for "never" in a timer. */
-const NEVER_MS = 2 ** 31 - 1;
 
 export class Images {
-  readonly #config: Config["image"];
+  readonly #options: ImagesOptions;
   readonly #layers: LayerStore;
   readonly #store: ImageStore;
-  readonly #puller: LayerPuller;
   readonly #pulls = new SharedWork<symbol, Image>();
+  #puller: Promise<Puller> | undefined;
 
   private constructor(options: ImagesOptions, layers: LayerStore) {
-    this.#config = options.config.image;
+    this.#options = options;
     this.#layers = layers;
-    this.#store = new ImageStore(options.database, pinnedBy(this.#config.pinned));
-    this.#puller = new LayerPuller({
-      store: layers,
-      executable: options.executable,
-      maxParallel: this.#config.max_parallel_layers,
-      maxBytes: this.#config.max_layer_bytes,
-      maxEntries: this.#config.max_layer_entries,
-      noProgressMs: this.#noProgressMs(),
-    });
+    this.#store = new ImageStore(options.database, pinnedBy(options.config.image.pinned));
   }
 
   /** Opens the store and deletes what a pull that was cut off has left. */
@@ -86,9 +72,10 @@ export class Images {
       .update(JSON.stringify(auth ?? null))
       .digest("hex");
     const key = `${formatReference(reference)} ${secret}`;
-    return this.#pulls.join(key, Symbol(text), signal, (shared) =>
-      this.#pull(reference, auth, shared),
-    );
+    return this.#pulls.join(key, Symbol(text), signal, async (shared) => {
+      this.#puller ??= this.#makePuller();
+      return (await this.#puller).pull(reference, auth, shared);
+    });
   }
 
   /** All images; the arrays inside must not be changed. */
@@ -141,98 +128,10 @@ export class Images {
     }
   }
 
-  async #pull(
-    reference: Reference,
-    auth: Partial<Auth> | undefined,
-    signal: AbortSignal,
-  ): Promise<Image> {
-    const startedAt = performance.now();
-    const clients = this.#clients(reference, auth, signal);
-    const resolved = await resolveImage(reference, clients, hostPlatform(), signal);
-    const holder = `pull/${randomUUID()}`;
-    try {
-      const layers = wantedLayers(resolved);
-      await this.#fetchLayers(reference, holder, layers, resolved.clients, signal);
-      const names = [`${nameOf(reference)}@${resolved.digest}`];
-      if (reference.digest === undefined) names.push(formatReference(reference));
-      const image = this.#store.add({
-        id: resolved.id,
-        configJson: resolved.configJson,
-        annotations: resolved.manifest.annotations,
-        layers: layers.map(({ chainId }) => chainId),
-        names,
-      });
-      const durationMs = Math.round(performance.now() - startedAt);
-      log().info({ image: formatReference(reference), imageId: image.id, durationMs }, "pulled");
-      return image;
-    } finally {
-      await this.#layers.release(holder);
-    }
+  async #makePuller(): Promise<Puller> {
+    const { Puller } = await import("./puller.ts");
+    const { config, executable } = this.#options;
+    const { image } = config;
+    return new Puller({ config: image, layers: this.#layers, store: this.#store, executable });
   }
-
-  #clients(
-    reference: Reference,
-    auth: Partial<Auth> | undefined,
-    signal: AbortSignal,
-  ): RegistryClient[] {
-    const rules = readRegistries({
-      file: this.#config.registries_conf,
-      directory: this.#config.registries_conf_dir,
-    });
-    const credentials = toCredentials(auth, reference.registry);
-    return sourcesOf(rules, reference).map(
-      (source) =>
-        new RegistryClient({
-          source,
-          // They are for the registry that the image's name names, not for its mirrors.
-          credentials: source.mirror ? undefined : credentials,
-          noProgressMs: this.#noProgressMs(),
-          signal,
-        }),
-    );
-  }
-
-  /** All layers, or none: the first failure ends the others. */
-  async #fetchLayers(
-    reference: Reference,
-    holder: string,
-    layers: readonly WantedLayer[],
-    clients: readonly RegistryClient[],
-    signal: AbortSignal,
-  ): Promise<void> {
-    const controller = new AbortController();
-    const all = AbortSignal.any([signal, controller.signal]);
-    let failure: unknown;
-    await Promise.all(
-      layers.map(async (layer) => {
-        try {
-          await this.#puller.ensure(holder, layer, clients, all);
-        } catch (error) {
-          failure ??= error;
-          controller.abort(failure);
-        }
-      }),
-    );
-    if (failure === undefined) return;
-    if (signal.aborted || !(failure instanceof CribError)) throw failure;
-    throw pullError(reference, [failure]);
-  }
-
-  #noProgressMs(): number {
-    const seconds = this.#config.no_progress_timeout_seconds;
-    return seconds === 0 ? NEVER_MS : seconds * 1000;
-  }
-}
-
-/** Pairs layers with diffIDs and computes chainIDs (OCI image specification, "Layer ChainID"). */
-function wantedLayers({ manifest, diffIds }: ResolvedImage): WantedLayer[] {
-  let chainId = "";
-  return manifest.layers.map((descriptor, index) => {
-    const diffId = diffIds[index] ?? "";
-    chainId =
-      index === 0
-        ? diffId
-        : `sha256:${createHash("sha256").update(`${chainId} ${diffId}`).digest("hex")}`;
-    return { chainId, diffId, descriptor };
-  });
 }

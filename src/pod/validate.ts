@@ -1,5 +1,5 @@
 import type { Core } from "../container/core.ts";
-import { validateSandboxSecurity } from "../container/spec/index.ts";
+import { validateSandboxSecurity } from "../container/spec/sandbox.ts";
 import { CribError } from "../error.ts";
 import { type PodSandboxConfig, Protocol } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
 import { NamespaceMode } from "../gen/runtime/v1/security_pb.ts";

@@ -1,0 +1,142 @@
+/** What a pull does; loaded when the first image is pulled, for a daemon that restarts pulls nothing. */
+import { createHash, randomUUID } from "node:crypto";
+import type { Config } from "../config/config.ts";
+import { readRegistries, sourcesOf } from "../config/registries-conf.ts";
+import { CribError } from "../error.ts";
+import { log } from "../observe/log.ts";
+import type { LayerStore } from "../storage/layers.ts";
+import { type Auth, toCredentials } from "./credentials.ts";
+import type { Image, ImageStore } from "./image-store.ts";
+import { LayerPuller, type WantedLayer } from "./layer-puller.ts";
+import { hostPlatform } from "./platform.ts";
+import { formatReference, nameOf, type Reference } from "./reference.ts";
+import { RegistryClient } from "./registry.ts";
+import { pullError, type ResolvedImage, resolveImage } from "./resolve.ts";
+
+export interface PullerOptions {
+  config: Config["image"];
+  layers: LayerStore;
+  store: ImageStore;
+  /** argv to run Crib again, absolute paths. */
+  executable: readonly string[];
+}
+
+/** Stands for "never" in a timer. */
+const NEVER_MS = 2 ** 31 - 1;
+
+export class Puller {
+  readonly #config: Config["image"];
+  readonly #layers: LayerStore;
+  readonly #store: ImageStore;
+  readonly #puller: LayerPuller;
+
+  constructor({ config, layers, store, executable }: PullerOptions) {
+    this.#config = config;
+    this.#layers = layers;
+    this.#store = store;
+    this.#puller = new LayerPuller({
+      store: layers,
+      executable,
+      maxParallel: config.max_parallel_layers,
+      maxBytes: config.max_layer_bytes,
+      maxEntries: config.max_layer_entries,
+      noProgressMs: this.#noProgressMs(),
+    });
+  }
+
+  /** One pull from beginning to end; see `Images.pull` for its errors. */
+  async pull(
+    reference: Reference,
+    auth: Partial<Auth> | undefined,
+    signal: AbortSignal,
+  ): Promise<Image> {
+    const startedAt = performance.now();
+    const clients = this.#clients(reference, auth, signal);
+    const resolved = await resolveImage(reference, clients, hostPlatform(), signal);
+    const holder = `pull/${randomUUID()}`;
+    try {
+      const layers = wantedLayers(resolved);
+      await this.#fetchLayers(reference, holder, layers, resolved.clients, signal);
+      const names = [`${nameOf(reference)}@${resolved.digest}`];
+      if (reference.digest === undefined) names.push(formatReference(reference));
+      const image = this.#store.add({
+        id: resolved.id,
+        configJson: resolved.configJson,
+        annotations: resolved.manifest.annotations,
+        layers: layers.map(({ chainId }) => chainId),
+        names,
+      });
+      const durationMs = Math.round(performance.now() - startedAt);
+      log().info({ image: formatReference(reference), imageId: image.id, durationMs }, "pulled");
+      return image;
+    } finally {
+      await this.#layers.release(holder);
+    }
+  }
+
+  #clients(
+    reference: Reference,
+    auth: Partial<Auth> | undefined,
+    signal: AbortSignal,
+  ): RegistryClient[] {
+    const rules = readRegistries({
+      file: this.#config.registries_conf,
+      directory: this.#config.registries_conf_dir,
+    });
+    const credentials = toCredentials(auth, reference.registry);
+    return sourcesOf(rules, reference).map(
+      (source) =>
+        new RegistryClient({
+          source,
+          // They are for the registry that the image's name names, not for its mirrors.
+          credentials: source.mirror ? undefined : credentials,
+          noProgressMs: this.#noProgressMs(),
+          signal,
+        }),
+    );
+  }
+
+  /** All layers, or none: the first failure ends the others. */
+  async #fetchLayers(
+    reference: Reference,
+    holder: string,
+    layers: readonly WantedLayer[],
+    clients: readonly RegistryClient[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    const controller = new AbortController();
+    const all = AbortSignal.any([signal, controller.signal]);
+    let failure: unknown;
+    await Promise.all(
+      layers.map(async (layer) => {
+        try {
+          await this.#puller.ensure(holder, layer, clients, all);
+        } catch (error) {
+          failure ??= error;
+          controller.abort(failure);
+        }
+      }),
+    );
+    if (failure === undefined) return;
+    if (signal.aborted || !(failure instanceof CribError)) throw failure;
+    throw pullError(reference, [failure]);
+  }
+
+  #noProgressMs(): number {
+    const seconds = this.#config.no_progress_timeout_seconds;
+    return seconds === 0 ? NEVER_MS : seconds * 1000;
+  }
+}
+
+/** Pairs layers with diffIDs and computes chainIDs (OCI image specification, "Layer ChainID"). */
+function wantedLayers({ manifest, diffIds }: ResolvedImage): WantedLayer[] {
+  let chainId = "";
+  return manifest.layers.map((descriptor, index) => {
+    const diffId = diffIds[index] ?? "";
+    chainId =
+      index === 0
+        ? diffId
+        : `sha256:${createHash("sha256").update(`${chainId} ${diffId}`).digest("hex")}`;
+    return { chainId, diffId, descriptor };
+  });
+}
