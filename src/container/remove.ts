@@ -1,10 +1,12 @@
 import { rm } from "node:fs/promises";
+import { killAll } from "../linux/cgroup.ts";
 import { log } from "../observe/log.ts";
 import { findContainer } from "../state/find.ts";
-import type { ContainerRecord } from "../state/records.ts";
+import type { ContainerRecord, PodRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
 import { release } from "./exit.ts";
 import { containerPaths } from "./paths.ts";
+import { placementOf } from "./placement.ts";
 import { stopContainer } from "./stop.ts";
 
 /** Removes a container, killing it first when it runs. Idempotent: an unknown one is fine. */
@@ -18,6 +20,20 @@ export async function removeContainer(core: Core, id: string): Promise<void> {
     await discardContainer(core, container);
     log().info({ containerId: container.id }, "container removed");
   });
+}
+
+const KILL_DEADLINE_MS = 10_000;
+
+/** Takes away a pod's containers whose rows cannot be read: all they have is named by their id. */
+export async function discardDamaged(core: Core, pod: PodRecord): Promise<void> {
+  for (const id of core.store.damagedContainersOf(pod.id)) {
+    log().warn({ containerId: id, podId: pod.id }, "removing a container whose row is damaged");
+    await killAll(core.cgroups, placementOf(core, pod.config, id).path, KILL_DEADLINE_MS);
+    await core.handlers.existing(pod.handler)?.delete(id);
+    await core.storage.remove(id);
+    await rm(containerPaths(core, id).bundle, { recursive: true, force: true });
+    core.store.deleteContainer(id);
+  }
 }
 
 /** Takes away everything of a container that has ended or was never finished; the row goes last. */

@@ -11,7 +11,7 @@ import { nowNs } from "../state/clock.ts";
 import type { ContainerRecord, PodRecord } from "../state/records.ts";
 import { endContainers } from "./lost.ts";
 import { watchMonitor } from "./run.ts";
-import { dismantle, stopPod } from "./stop.ts";
+import { stopPod, undoPod } from "./stop.ts";
 
 /** How long the network of a stopped pod that could not be given back waits for the next try. */
 const RETRY_MS = 10_000;
@@ -34,7 +34,8 @@ export async function recover(core: Core): Promise<void> {
     ),
   );
   await removeOrphans(core);
-  void core.network.gc([...core.store.pods.keys()]).catch((error: unknown) => {
+  const damaged = core.store.damaged.map((row) => row.replace(/^pods\//, ""));
+  void core.network.gc([...core.store.pods.keys(), ...damaged]).catch((error: unknown) => {
     log().error({ error: messageOf(error) }, "collecting stale network attachments");
   });
   if (pods.length > 0) log().info({ pods: pods.length }, "recovered");
@@ -54,7 +55,7 @@ async function removeOrphans(core: Core): Promise<void> {
 async function recoverPod(core: Core, pod: PodRecord): Promise<void> {
   switch (pod.phase) {
     case "creating":
-      await undoPod(core, pod);
+      await undoCreation(core, pod);
       return;
     case "ready":
       await adoptPod(core, pod);
@@ -68,12 +69,11 @@ async function recoverPod(core: Core, pod: PodRecord): Promise<void> {
   }
 }
 
-async function undoPod(core: Core, pod: PodRecord): Promise<void> {
+async function undoCreation(core: Core, pod: PodRecord): Promise<void> {
   log().warn({ podId: pod.id }, "undoing a pod that was being made when the daemon ended");
   const monitor = await tryAdopt(core, pod);
   if (monitor !== undefined) core.monitors.set(pod.id, monitor);
-  await dismantle(core, pod);
-  core.store.deletePod(pod.id);
+  await undoPod(core, pod);
 }
 
 async function adoptPod(core: Core, pod: PodRecord): Promise<void> {

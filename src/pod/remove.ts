@@ -1,5 +1,5 @@
 import type { Core } from "../container/core.ts";
-import { removeContainer } from "../container/remove.ts";
+import { discardDamaged, removeContainer } from "../container/remove.ts";
 import { log } from "../observe/log.ts";
 import { findPod } from "../state/find.ts";
 import { stopPod } from "./stop.ts";
@@ -14,6 +14,7 @@ export async function removePod(core: Core, id: string): Promise<void> {
     await Promise.all(
       core.store.containersOf(pod.id).map(({ id: container }) => removeContainer(core, container)),
     );
+    await discardDamaged(core, pod);
     core.store.deletePod(pod.id);
     log().info({ podId: pod.id }, "pod sandbox removed");
   });

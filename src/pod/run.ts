@@ -24,7 +24,7 @@ import type { NamespacePins, PodRecord } from "../state/records.ts";
 import { mountShm, writePodFiles } from "./files.ts";
 import { lost } from "./lost.ts";
 import { removePod } from "./remove.ts";
-import { dismantle } from "./stop.ts";
+import { undoPod } from "./stop.ts";
 import { namespaceModes, validatePod } from "./validate.ts";
 
 /**
@@ -48,11 +48,14 @@ export async function runPod(
     fingerprint: () => `${handler} ${print(config)}`,
     signal: request.signal,
     existing: () => {
-      const same = [...core.store.pods.values()].find(({ config: { metadata: other } }) =>
-        [name, namespace, uid, attempt].every(
-          (part, index) =>
-            part === [other?.name, other?.namespace, other?.uid, other?.attempt][index],
-        ),
+      // One that is still "creating" here is being undone, and has no name any more.
+      const same = [...core.store.pods.values()].find(
+        ({ phase, config: { metadata: other } }) =>
+          phase !== "creating" &&
+          [name, namespace, uid, attempt].every(
+            (part, index) =>
+              part === [other?.name, other?.namespace, other?.uid, other?.attempt][index],
+          ),
       );
       // What was asked for may have been "": the default handler by another name is the same pod.
       return same && { ...same, fingerprint: `${handler} ${print(same.config)}` };
@@ -74,10 +77,12 @@ async function make(core: Core, config: PodSandboxConfig, handler: string): Prom
   const pod = newRecord(core, config, runtime.handler);
   return core.operations.run(`pod/${pod.id}`, "run", (operation) =>
     Undo.on(async (undo) => {
-      undo.add("row", () => core.store.deletePod(pod.id));
+      undo.add("pod", () => undoPod(core, pod));
       core.store.savePod(pod);
-      undo.add("pod", () => dismantle(core, pod));
       await build(core, pod, operation);
+      if (!core.monitors.has(pod.id)) {
+        throw new CribError("Unavailable", `pod sandbox ${podName(pod)}: its monitor died`);
+      }
       pod.phase = "ready";
       core.store.savePod(pod);
       log().info(

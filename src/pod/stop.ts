@@ -1,6 +1,7 @@
 import { rm } from "node:fs/promises";
 import type { Core } from "../container/core.ts";
 import { podPaths } from "../container/paths.ts";
+import { discardDamaged } from "../container/remove.ts";
 import { stopContainer } from "../container/stop.ts";
 import { messageOf } from "../error.ts";
 import { killAll, removeCgroup } from "../linux/cgroup.ts";
@@ -25,6 +26,7 @@ export async function stopPod(core: Core, id: string): Promise<void> {
     if (pod.phase === "stopped" || !core.store.pods.has(pod.id)) return;
     operation.stage("containers");
     await stopContainers(core, pod);
+    await discardDamaged(core, pod);
     operation.stage("network, monitor, mounts, cgroup");
     await dismantle(core, pod);
     pod.phase = "stopped";
@@ -76,6 +78,31 @@ export async function dismantle(core: Core, pod: PodRecord): Promise<void> {
   }
   await attempt("files", () => rm(paths.directory, { recursive: true, force: true }));
   if (errors.length > 0) throw errors[0];
+}
+
+/** How long what could not be taken away waits for the next try: at first, and at most. */
+const FIRST_RETRY_MS = 500;
+const LONGEST_RETRY_MS = 30_000;
+
+/**
+ * Takes away a pod that never became ready; its row goes last. What fails (a CNI DEL, say) is tried
+ * again until it succeeds: nobody else knows of the pod.
+ */
+export async function undoPod(
+  core: Core,
+  pod: PodRecord,
+  retryMs: number = FIRST_RETRY_MS,
+): Promise<void> {
+  try {
+    await dismantle(core, pod);
+    core.store.deletePod(pod.id);
+  } catch (error) {
+    log().error({ podId: pod.id, error: messageOf(error) }, "undoing a pod; trying again");
+    const next = Math.min(retryMs * 2, LONGEST_RETRY_MS);
+    setTimeout(() => {
+      void core.operations.run(`pod/${pod.id}`, "undo", () => undoPod(core, pod, next));
+    }, retryMs).unref();
+  }
 }
 
 async function endMonitor(core: Core, pod: PodRecord): Promise<void> {

@@ -122,6 +122,8 @@ export class Store {
       this.#database.query("DELETE FROM containers WHERE id = $id").run({ id }),
     );
     this.containers.delete(id);
+    const damaged = this.damaged.indexOf(`containers/${id}`);
+    if (damaged >= 0) this.damaged.splice(damaged, 1);
   }
 
   /**
@@ -140,6 +142,15 @@ export class Store {
     } finally {
       this.#database.run("PRAGMA synchronous = FULL");
     }
+  }
+
+  /** Ids of a pod's containers whose rows cannot be read. */
+  damagedContainersOf(podId: string): string[] {
+    if (this.damaged.length === 0) return [];
+    const rows = this.#database
+      .query("SELECT id FROM containers WHERE pod_id = $podId")
+      .all({ podId }) as Array<{ id: string }>;
+    return rows.map(({ id }) => id).filter((id) => !this.containers.has(id));
   }
 
   containersOf(podId: string): ContainerRecord[] {
