@@ -1,3 +1,5 @@
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import { messageOf } from "../error.ts";
 import { runCommand } from "../linux/command.ts";
@@ -31,8 +33,11 @@ function bundle(id: string, options: ProbeOptions): object {
  * @returns "" when the runtime works, else what it said.
  */
 export async function probeRuntime(runtime: OciRuntime, options: ProbeOptions): Promise<string> {
-  const id = `crib-probe-${runtime.handler}-${process.pid}`;
   const { directory } = options;
+  // Always the same for one daemon's state, so that what a killed one left is found again.
+  const place = createHash("sha256").update(directory).digest("hex").slice(0, 16);
+  const id = `crib-probe-${runtime.handler}-${place}`;
+  if (existsSync(directory)) await runtime.delete(id).catch(() => undefined);
   const pidFile = `${directory}/pid`;
   const logFile = `${directory}/log`;
   await rm(directory, { recursive: true, force: true });
