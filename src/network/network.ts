@@ -170,6 +170,7 @@ export class Network {
     } catch (error) {
       record = await this.#substitute(podId, error);
     }
+    await this.#records.removePartial(podId);
     if (record === undefined) return;
     await this.#undo(record);
   }

@@ -74,6 +74,11 @@ export class Records {
     await this.#sync();
   }
 
+  /** Removes what a `write` that was cut short has left. */
+  async removePartial(podId: string): Promise<void> {
+    await rm(`${this.#path(podId)}.tmp`, { force: true });
+  }
+
   /** Pod ids that have a record. */
   async list(): Promise<string[]> {
     try {
