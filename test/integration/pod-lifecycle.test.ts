@@ -11,8 +11,7 @@ beforeAll(async () => {
 });
 
 afterEach(async () => {
-  await node.removeAll();
-  expect(node.leftovers()).toEqual([]);
+  expect(await node.cleaned()).toEqual([]);
 });
 
 afterAll(async () => {

@@ -1,0 +1,229 @@
+/** The daemon is killed at any moment and started again; containers do not notice. */
+import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
+import { ContainerState } from "../../src/gen/runtime/v1/container_pb.ts";
+import { PodSandboxState } from "../../src/gen/runtime/v1/pod_sandbox_pb.ts";
+import { type MadeContainer, refusal, startNode, type TestNode, until } from "../fixtures/pods.ts";
+
+let node: TestNode;
+
+beforeAll(async () => {
+  node = await startNode();
+});
+
+afterEach(async () => {
+  for (const gate of ["cni-add", "cni-del", "create", "start", "started", "delete"] as const) {
+    node.open(gate);
+  }
+  expect(await node.cleaned()).toEqual([]);
+});
+
+afterAll(async () => {
+  await node.stop();
+});
+
+const sh = (script: string) => ({ command: ["sh", "-c", script] });
+
+async function podStates(): Promise<PodSandboxState[]> {
+  return (await node.runtime.listPodSandbox({})).items.map(({ state }) => state);
+}
+
+test("containers live on without a daemon: state, log, exec, exits, stop", async () => {
+  const pod = await node.pod({ labels: { keep: "me" } });
+  const counting = await node.run(
+    pod,
+    sh("trap 'exit 4' TERM; i=0; while :; do i=$((i+1)); echo $i; sleep 0.01; done"),
+  );
+  const ending = await node.run(pod, sh("while [ ! -e /end ]; do sleep 0.05; done; exit 33"));
+  const created = await node.create(pod);
+  const dead = await node.run(pod, sh("exit 12"));
+  const before = {
+    pod: (await node.runtime.podSandboxStatus({ podSandboxId: pod.id })).status,
+    dead: await node.exited(dead),
+    counting: await node.status(counting),
+    created: await node.status(created),
+  };
+  await until("some lines", () => counting.log().length > 20);
+  const { info } = await node.runtime.containerStatus({ containerId: ending.id, verbose: true });
+  const { root } = JSON.parse(info.info ?? "") as { root: string };
+  await node.kill();
+  const lines = counting.log().length;
+  const beforeExit = BigInt(Date.now()) * 1_000_000n;
+  await Bun.write(`${root}/end`, "");
+  await until("lines without a daemon", () => counting.log().length > lines + 20);
+  await until(
+    "the exit record",
+    () => Bun.spawnSync(["find", node.directory, "-path", `*exits/${ending.id}`]).stdout.length > 0,
+  );
+  const afterExit = BigInt(Date.now()) * 1_000_000n;
+  await node.start();
+
+  expect((await node.runtime.podSandboxStatus({ podSandboxId: pod.id })).status).toEqual(
+    before.pod,
+  );
+  expect(await node.status(dead)).toEqual(before.dead);
+  expect(await node.status(counting)).toEqual(before.counting);
+  expect(await node.status(created)).toEqual(before.created);
+  const ended = await node.status(ending);
+  expect(ended).toMatchObject({
+    state: ContainerState.CONTAINER_EXITED,
+    exitCode: 33,
+    reason: "Error",
+  });
+  expect(ended.finishedAt > beforeExit && ended.finishedAt < afterExit).toBe(true);
+  expect(await node.sh(counting, "echo in")).toBe("in\n");
+  await node.runtime.startContainer({ containerId: created.id });
+  expect((await node.status(created)).state).toBe(ContainerState.CONTAINER_RUNNING);
+  await node.runtime.stopContainer({ containerId: counting.id, timeout: 60n });
+  expect((await node.status(counting)).exitCode).toBe(4);
+  expect(counting.log().map(({ text }) => text)).toEqual(
+    Array.from({ length: counting.log().length }, (_, index) => `${index + 1}`),
+  );
+  const more = await node.run(pod, { command: ["true"] });
+  expect((await node.exited(more)).exitCode).toBe(0);
+});
+
+test("a daemon that is told to end leaves containers alone, too", async () => {
+  const pod = await node.pod();
+  const container = await node.run(pod);
+  const { id, config } = pod;
+  process.kill(node.crib.pid, "SIGTERM");
+  await until("its end", () => node.crib.log().includes("crib is down"));
+  await node.start();
+  expect((await node.status(container)).state).toBe(ContainerState.CONTAINER_RUNNING);
+  expect(await podStates()).toEqual([PodSandboxState.SANDBOX_READY]);
+  await node.remove({ id, config });
+});
+
+test("a kill in the middle of RunPodSandbox leaves nothing, and the name is free", async () => {
+  const config = node.podConfig();
+  node.close("cni-add");
+  const lost = refusal(node.runtime.runPodSandbox({ config }));
+  await node.reached("cni-add");
+  expect(node.leftovers().filter((line) => line.startsWith("IP "))).toHaveLength(1);
+  await node.kill();
+  await lost;
+  await node.start();
+  expect((await node.runtime.listPodSandbox({})).items).toEqual([]);
+  node.open("cni-add");
+  await until("nothing is left", () => node.leftovers().length === 0);
+  await node.runtime.runPodSandbox({ config });
+});
+
+test("what cannot be undone at the start is tried again, and its name is free", async () => {
+  const config = node.podConfig();
+  node.close("cni-add");
+  const lost = refusal(node.runtime.runPodSandbox({ config }));
+  await node.reached("cni-add");
+  await node.kill();
+  await lost;
+  node.close("cni-del", "fail");
+  node.open("cni-add");
+  await node.start();
+  expect((await node.runtime.listPodSandbox({})).items).toEqual([]);
+  const { podSandboxId } = await node.runtime.runPodSandbox({ config });
+  node.open("cni-del");
+  await node.runtime.removePodSandbox({ podSandboxId });
+  await until("nothing is left", () => node.leftovers().length === 0);
+});
+
+test("a kill in the middle of CreateContainer leaves nothing, and the name is free", async () => {
+  const pod = await node.pod();
+  const before = node.leftovers();
+  const config = node.containerConfig();
+  node.close("create");
+  const lost = refusal(node.runtime.createContainer({ podSandboxId: pod.id, config }));
+  await node.reached("create");
+  await node.kill();
+  await lost;
+  await node.start();
+  expect((await node.runtime.listContainers({})).containers).toEqual([]);
+  node.open("create");
+  await node.runtime.status({});
+  const kinds = (lines: string[]) => lines.map((line) => line.replace(/process \d+/, "process"));
+  await until("the end of runc", () => !node.leftovers().join().includes("runc"));
+  expect(kinds(node.leftovers())).toEqual(kinds(before));
+  const { containerId } = await node.runtime.createContainer({ podSandboxId: pod.id, config });
+  await node.runtime.startContainer({ containerId });
+});
+
+test("a container whose start nobody wrote down is found running, or with its exit", async () => {
+  const pod = await node.pod();
+  const long = await node.create(pod);
+  const short = await node.create(pod, sh("exit 21"));
+  const waiting = await node.create(pod);
+  node.close("started");
+  const lost = [long, short].map(({ id }) =>
+    refusal(node.runtime.startContainer({ containerId: id })),
+  );
+  await until("two at the gate", () => runcs("start") === 2);
+  node.close("start");
+  lost.push(refusal(node.runtime.startContainer({ containerId: waiting.id })));
+  await node.reached("start");
+  await node.kill();
+  await Promise.all(lost);
+  await node.start();
+  expect((await node.status(long)).state).toBe(ContainerState.CONTAINER_RUNNING);
+  expect((await node.status(long)).startedAt > 0n).toBe(true);
+  const ended = await node.exited(short);
+  expect(ended).toMatchObject({ exitCode: 21, reason: "Error" });
+  expect(ended.startedAt > 0n && ended.startedAt <= ended.finishedAt).toBe(true);
+});
+
+/** How many runtime commands of this kind run now. */
+function runcs(verb: string): number {
+  const script = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; done";
+  const { stdout } = Bun.spawnSync(["sh", "-c", script], { stderr: "ignore" });
+  const lines = stdout.toString().split("\n");
+  return lines.filter((line) => line.includes("bin/runc-gate --root") && line.includes(` ${verb} `))
+    .length;
+}
+
+test("a client that never heard of its container gets it after the restart", async () => {
+  const pod = await node.pod();
+  const config = node.containerConfig();
+  const request = { podSandboxId: pod.id, config };
+  const { containerId } = await node.runtime.createContainer(request);
+  await node.restart();
+  expect((await node.runtime.createContainer(request)).containerId).toBe(containerId);
+});
+
+test("a kill while a pod is being stopped: the stop is finished", async () => {
+  const pod = await node.pod();
+  const container = await node.run(pod);
+  node.close("cni-del");
+  const lost = refusal(node.runtime.stopPodSandbox({ podSandboxId: pod.id }));
+  await node.reached("cni-del");
+  await node.kill();
+  await lost;
+  await node.start();
+  expect(await podStates()).toEqual([PodSandboxState.SANDBOX_NOTREADY]);
+  node.open("cni-del");
+  expect((await node.exited(container)).exitCode).toBe(137);
+  await until("its address is given back", () => !node.leftovers().join().includes("IP "));
+});
+
+test("kills at random moments lose nothing and leave nothing", async () => {
+  const ends: Array<{ container: MadeContainer; code: number }> = [];
+  for (let round = 0; round < 15; round += 1) {
+    const work = (async () => {
+      const pod = await node.pod();
+      for (let code = 1; code < 4; code += 1) {
+        const container = await node.create(pod, sh(`exit ${code}`));
+        await node.runtime.startContainer({ containerId: container.id });
+        ends.push({ container, code });
+      }
+      if (round % 3 === 0) await node.remove(pod);
+    })().catch(() => undefined);
+    await Bun.sleep(Math.random() * 350);
+    await node.kill();
+    await work;
+    await node.start();
+  }
+  const { containers } = await node.runtime.listContainers({});
+  for (const { container, code } of ends) {
+    if (!containers.some(({ id }) => id === container.id)) continue;
+    expect(await node.exited(container)).toMatchObject({ exitCode: code, reason: "Error" });
+  }
+  // Whatever was not started is still there to be started or removed.
+  for (const { state } of containers) expect(state).not.toBe(ContainerState.CONTAINER_UNKNOWN);
+}, 60_000);
