@@ -1,3 +1,4 @@
+import { isIP } from "node:net";
 import type { Core } from "../container/core.ts";
 import { validateSandboxSecurity } from "../container/spec/sandbox.ts";
 import { CribError } from "../error.ts";
@@ -84,6 +85,9 @@ function validatePorts(config: PodSandboxConfig): void {
       ["host_port", mapping.hostPort, 0],
     ] as const) {
       if (port < least || port > 65535) throw invalid(`${field}.${name}`, port, "is not a port");
+    }
+    if (mapping.hostIp !== "" && isIP(mapping.hostIp) === 0) {
+      throw invalid(`${field}.host_ip`, mapping.hostIp, "is not an IP address");
     }
   });
 }
