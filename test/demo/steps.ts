@@ -6,8 +6,8 @@ const green = paint("32");
 const red = paint("31");
 const dim = paint("2");
 
-const NAME_COLUMNS = 34;
-const RESULT_COLUMNS = 52;
+const NAME_COLUMNS = 32;
+const RESULT_COLUMNS = 47;
 
 export class Steps {
   /** Prints "✓ NAME  RESULT  SECONDS" when `body` is done; what it throws is printed, then thrown on. */

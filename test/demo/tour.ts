@@ -217,6 +217,13 @@ async function tour(): Promise<void> {
   await steps.run("End crib serve (SIGTERM)", end);
 }
 
+function saveDaemonLog(): void {
+  if (logs.length === 0) return;
+  mkdirSync(dirname(logFile), { recursive: true });
+  writeFileSync(logFile, logs.map((log) => log()).join(""));
+  steps.say(`\nThe daemon's log: ${logFile}`);
+}
+
 // demo.ts holds the other end: it closes with Ctrl-C, or with demo.ts itself.
 process.stdin.on("end", () => {
   steps.say("\nstopped: what ran ends with its namespaces");
@@ -231,8 +238,6 @@ try {
   steps.say(`\nDone in ${seconds} s: a pod ran, outlived its daemon, and left nothing behind.`);
 } catch {
   exitCode = 1;
-  mkdirSync(dirname(logFile), { recursive: true });
-  writeFileSync(logFile, logs.map((log) => log()).join(""));
-  steps.say(`\nThe daemon's log: ${logFile}`);
+  saveDaemonLog();
 }
 process.exit(exitCode);
