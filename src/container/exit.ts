@@ -29,7 +29,12 @@ export function endingOf(exit: ContainerExit): Ending {
 export function finish(core: Core, container: ContainerRecord, ending: Ending): void {
   if (container.phase === "exited") return;
   Object.assign(container, ending, { phase: "exited" });
-  core.store.saveContainer(container);
+  try {
+    core.store.saveContainer(container);
+  } catch (error) {
+    // Known all the same, and the monitor tells a restarted daemon again.
+    log().error({ containerId: container.id, error: messageOf(error) }, "an exit is not recorded");
+  }
   core.exits.notify(container.id);
   log().info(
     { containerId: container.id, exitCode: ending.exitCode, reason: ending.reason },

@@ -31,8 +31,24 @@ export type AttachmentRecord = v.InferOutput<typeof recordSchema>;
 export class Records {
   constructor(readonly directory: string) {}
 
-  /** Returns once the record is on disk. */
+  /**
+   * Returns once the record is on disk.
+   *
+   * @throws CribError ResourceExhausted when the disk is full.
+   */
   async write(record: AttachmentRecord): Promise<void> {
+    try {
+      await this.#write(record);
+    } catch (error) {
+      await this.removePartial(record.podId);
+      if (codeOf(error) !== "ENOSPC" && codeOf(error) !== "EDQUOT") throw error;
+      throw new CribError("ResourceExhausted", `network record: ${messageOf(error)}`, {
+        cause: error,
+      });
+    }
+  }
+
+  async #write(record: AttachmentRecord): Promise<void> {
     await mkdir(this.directory, { recursive: true, mode: 0o700 });
     const path = this.#path(record.podId);
     const file = await open(`${path}.tmp`, "w", 0o600);

@@ -1,6 +1,7 @@
-import { Database } from "bun:sqlite";
-import { closeSync, openSync } from "node:fs";
+import { Database, SQLiteError } from "bun:sqlite";
+import { closeSync, openSync, statSync } from "node:fs";
 import { CribError, messageOf } from "../error.ts";
+import { log } from "../observe/log.ts";
 import { migrations } from "./schema.ts";
 
 /**
@@ -17,12 +18,43 @@ export function openDatabase(path: string): Database {
     database.run("PRAGMA synchronous = FULL");
     database.run("PRAGMA foreign_keys = ON");
     migrate(database);
+    reserve(database, path);
     return database;
   } catch (error) {
     throw new CribError("FailedPrecondition", `database ${path}: ${messageOf(error)}`, {
       cause: error,
     });
   }
+}
+
+/** SQLite's own default is 1000 pages: more than is reserved. */
+const CHECKPOINT_PAGES = 100;
+const RESERVE_BYTES = 200 * 4096;
+
+/**
+ * Sees to it that pods and containers can be stopped and removed on a full disk: log and database have
+ * room inside for the next writes. The log is overwritten from its start after each checkpoint, and the
+ * pages of the dropped table stay in the database's list of free ones.
+ */
+function reserve(database: Database, path: string): void {
+  database.run(`PRAGMA wal_autocheckpoint = ${CHECKPOINT_PAGES}`);
+  const wal = statSync(`${path}-wal`, { throwIfNoEntry: false });
+  if (wal !== undefined && wal.size >= RESERVE_BYTES) return;
+  try {
+    database.run("CREATE TABLE IF NOT EXISTS reserve (space BLOB) STRICT");
+    database.run(`INSERT INTO reserve VALUES (zeroblob(${RESERVE_BYTES}))`);
+    database.run("DROP TABLE reserve");
+    database.run("PRAGMA wal_checkpoint(RESTART)");
+  } catch (error) {
+    // The disk is full already: what there is must do.
+    log().warn({ path, error: messageOf(error) }, "no room to reserve for the database");
+  }
+}
+
+/** A failed statement's error: what a full disk is to the callers of CRI. */
+export function databaseError(error: unknown): unknown {
+  if (!(error instanceof SQLiteError) || error.code !== "SQLITE_FULL") return error;
+  return new CribError("ResourceExhausted", `database: ${error.message}`, { cause: error });
 }
 
 function migrate(database: Database): void {

@@ -5,6 +5,7 @@ import { messageOf } from "../error.ts";
 import { ContainerConfigSchema } from "../gen/runtime/v1/container_config_pb.ts";
 import { PodSandboxConfigSchema } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
 import { log } from "../observe/log.ts";
+import { databaseError } from "./database.ts";
 import type { ContainerRecord, PodRecord } from "./records.ts";
 
 const nanoseconds = v.pipe(
@@ -132,15 +133,13 @@ export class Store {
    * away what has no row, and calls dead what has one.
    */
   #write(durable: boolean, statement: () => void): void {
-    if (durable) {
-      statement();
-      return;
-    }
-    this.#database.run("PRAGMA synchronous = NORMAL");
     try {
+      if (!durable) this.#database.run("PRAGMA synchronous = NORMAL");
       statement();
+    } catch (error) {
+      throw databaseError(error);
     } finally {
-      this.#database.run("PRAGMA synchronous = FULL");
+      if (!durable) this.#database.run("PRAGMA synchronous = FULL");
     }
   }
 
