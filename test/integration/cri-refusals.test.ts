@@ -170,7 +170,7 @@ const containers: Array<[string, ContainerConfig, string, ...string[]]> = [
     "a CPU quota that Linux refuses",
     limits({ cpuPeriod: 5n, cpuQuota: 10n }),
     "InvalidArgument",
-    "cpu_period",
+    "cpu_quota",
   ],
   [
     "a relative mount",
