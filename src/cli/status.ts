@@ -98,7 +98,9 @@ function render(report: Report): string {
     ["cgroups", `v${report.cgroups.version}, driver ${report.cgroups.driver}`],
     ...report.handlers.map(({ name, path, problem }): [string, string] => [
       `handler ${name}`,
-      `${path}${name === report.defaultHandler ? " (default)" : ""}${problem && `: ${problem}`}`,
+      problem === ""
+        ? path + (name === report.defaultHandler ? " (default)" : "")
+        : `no: ${problem}`,
     ]),
     ["images", `${report.images.count}, ${(report.images.bytes / 1e6).toFixed(1)} MB on disk`],
     ["pods", `${report.pods.ready} ready, ${report.pods.notReady} not ready`],
@@ -120,7 +122,7 @@ function render(report: Report): string {
 
 function duration(ms: number): string {
   const seconds = Math.floor(ms / 1000);
-  if (seconds < 1) return `${ms} ms`;
+  if (ms > 0 && seconds < 1) return `${ms} ms`;
   if (seconds < 120) return `${seconds} s`;
   if (seconds < 7200) return `${Math.floor(seconds / 60)} min`;
   return `${Math.floor(seconds / 3600)} h`;

@@ -57,7 +57,7 @@ const handler = v.strictObject({
   path: v.pipe(absolutePath, v.description("The OCI runtime's executable.")),
   root: v.pipe(
     v.optional(absolutePath),
-    v.description("Its --root; <state>/runtime/<handler> when absent."),
+    v.description("Its --root; <state>/runtimes/<handler> when absent."),
   ),
 });
 

@@ -1,7 +1,8 @@
 /** The runtimes that critest can be run against: Crib, and peers to hold the harness itself to. */
-import { existsSync, mkdirSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, rmdirSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { basename, join } from "node:path";
+import { detectCgroups } from "../../src/linux/cgroup.ts";
 import { startCrib } from "../fixtures/crib.ts";
 import { cniBinDirs, writeCniConfig } from "./node.ts";
 import { registriesConf, writeHostsDirectory } from "./registry.ts";
@@ -18,6 +19,7 @@ export interface Runtime {
 export async function startOurs(directory: string): Promise<Runtime> {
   writeCniConfig(join(directory, "cni"));
   writeFileSync(join(directory, "registries.conf"), registriesConf());
+  const cgroupParent = `/crib-test-${basename(directory)}`;
   const crib = await startCrib({
     directory,
     set: {
@@ -25,7 +27,7 @@ export async function startOurs(directory: string): Promise<Runtime> {
       "network.bin_dirs": JSON.stringify(cniBinDirs),
       // systemd lives in another PID namespace and could not place our processes.
       "runtime.cgroup_driver": "cgroupfs",
-      "runtime.cgroup_parent": `/crib-test-${basename(directory)}`,
+      "runtime.cgroup_parent": cgroupParent,
     },
   });
   return {
@@ -33,6 +35,14 @@ export async function startOurs(directory: string): Promise<Runtime> {
     log: crib.log,
     stop: async () => {
       await crib.stop();
+      // Not recursive: a cgroup that a pod left in it keeps it there, for the runner to find.
+      for (const { mountPoint } of detectCgroups().hierarchies) {
+        try {
+          rmdirSync(`${mountPoint}${cgroupParent}`);
+        } catch {
+          // Never made, or not empty.
+        }
+      }
     },
   };
 }
