@@ -32,7 +32,8 @@ export function finish(core: Core, container: ContainerRecord, ending: Ending): 
   try {
     core.store.saveContainer(container);
   } catch (error) {
-    // Known all the same, and the monitor tells a restarted daemon again.
+    // Known all the same, and the monitor keeps it for a restarted daemon.
+    unrecorded.add(container);
     log().error({ containerId: container.id, error: messageOf(error) }, "an exit is not recorded");
   }
   core.exits.notify(container.id);
@@ -46,6 +47,9 @@ export function finish(core: Core, container: ContainerRecord, ending: Ending): 
       log().error({ containerId: container.id, error: messageOf(error) }, "release failed");
     });
 }
+
+/** Containers whose end could not be written to the database. */
+const unrecorded = new WeakSet<ContainerRecord>();
 
 /** Containers that hold nothing any more: their removal need not ask the runtime again. */
 const released = new WeakSet<ContainerRecord>();
@@ -61,9 +65,11 @@ export async function release(core: Core, container: ContainerRecord): Promise<v
   if (pod !== undefined) await core.handlers.existing(pod.handler)?.delete(container.id);
   await core.storage.unmount(container.id);
   // Last: while the monitor knows the container, a restarted daemon finds its exit there.
-  await core.monitors
-    .get(container.podId)
-    ?.forget(container.id)
-    .catch(() => undefined);
+  if (!unrecorded.has(container)) {
+    await core.monitors
+      .get(container.podId)
+      ?.forget(container.id)
+      .catch(() => undefined);
+  }
   released.add(container);
 }

@@ -1,0 +1,121 @@
+import { expect, test } from "bun:test";
+import { writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import type { Core } from "../../src/container/core.ts";
+import { logPathOf } from "../../src/container/paths.ts";
+import {
+  DNSConfigSchema,
+  PodSandboxConfigSchema,
+} from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
+import { resolvConf } from "../../src/pod/files.ts";
+import { namespaceModes, validatePod } from "../../src/pod/validate.ts";
+
+type Init = Extract<MessageInitShape<typeof PodSandboxConfigSchema>, { $typeName?: undefined }>;
+
+const core = { host: { apparmor: false, selinux: false } } as unknown as Core;
+const metadata = { name: "n", namespace: "ns", uid: "u", attempt: 0 };
+
+function validate(changes: Init): void {
+  validatePod(core, create(PodSandboxConfigSchema, { metadata, ...changes }));
+}
+
+const sysctl = (name: string, options = {}): Init => ({
+  linux: { sysctls: { [name]: "1" }, securityContext: { namespaceOptions: options } },
+});
+
+test.each([
+  ["nothing but metadata", {}],
+  ["a host name", { hostname: "Web-1.example" }],
+  ["the longest host name", { hostname: "a".repeat(64) }],
+  ["a log directory", { logDirectory: "/var/log/pods/x" }],
+  ["ports", { portMappings: [{ containerPort: 65535, hostPort: 0, protocol: 2 }] }],
+  ["an IPv4 host address", { portMappings: [{ containerPort: 1, hostIp: "127.0.0.1" }] }],
+  ["an IPv6 host address", { portMappings: [{ containerPort: 1, hostIp: "::1" }] }],
+  ["a network sysctl", sysctl("net.ipv4.ip_unprivileged_port_start")],
+  ["a sysctl with slashes", sysctl("net/ipv4/conf/eth0.1/forwarding")],
+  ["an IPC sysctl", sysctl("kernel.shm_rmid_forced")],
+  ["a message queue sysctl", sysctl("fs.mqueue.msg_max")],
+] as Array<[string, Init]>)("%s is fine", (_, changes) => {
+  expect(() => validate(changes)).not.toThrow();
+});
+
+test.each([
+  ["config.metadata.name", { metadata: { ...metadata, name: "" } }],
+  ["config.metadata.namespace", { metadata: { ...metadata, namespace: "" } }],
+  ["config.metadata.uid", { metadata: { ...metadata, uid: "" } }],
+  ["config.metadata", { metadata: undefined }],
+  ["config.windows", { windows: {} }],
+  ["config.hostname", { hostname: "-a" }],
+  ["config.hostname", { hostname: "a-" }],
+  ["config.hostname", { hostname: "a b" }],
+  ["config.hostname", { hostname: "a".repeat(65) }],
+  ["config.log_directory", { logDirectory: "a" }],
+  ["config.port_mappings[0].container_port", { portMappings: [{ containerPort: 0 }] }],
+  ["config.port_mappings[0].container_port", { portMappings: [{ containerPort: 65536 }] }],
+  ["config.port_mappings[0].host_port", { portMappings: [{ containerPort: 1, hostPort: 65536 }] }],
+  ["config.port_mappings[0].protocol", { portMappings: [{ containerPort: 1, protocol: 7 }] }],
+  [
+    "config.port_mappings[0].host_ip",
+    { portMappings: [{ containerPort: 1, hostIp: "localhost" }] },
+  ],
+  ["config.dns_config.servers", { dnsConfig: { servers: ["1.1.1.1\nnameserver 6.6.6.6"] } }],
+  ["config.dns_config.searches", { dnsConfig: { searches: [""] } }],
+  ["config.dns_config.options", { dnsConfig: { options: ["a b"] } }],
+  ['config.linux.sysctls["vm.swappiness"]', sysctl("vm.swappiness")],
+  ['config.linux.sysctls["kernel.hostname"]', sysctl("kernel.hostname")],
+  ['config.linux.sysctls["net/../vm/x"]', sysctl("net/../vm/x")],
+  ['config.linux.sysctls["net.ipv4.x"]', sysctl("net.ipv4.x", { network: 2 })],
+  ['config.linux.sysctls["kernel.shmmax"]', sysctl("kernel.shmmax", { ipc: 2 })],
+  [
+    "namespace_options.pid",
+    { linux: { securityContext: { namespaceOptions: { pid: 3, targetId: "x" } } } },
+  ],
+  ["namespace_options.ipc", { linux: { securityContext: { namespaceOptions: { ipc: 1 } } } }],
+] as Array<[string, Init]>)("%s is checked and named", (field, changes) => {
+  expect(() => validate(changes)).toThrow(field);
+});
+
+test("a pod shares what its options say, and has its own of the rest", () => {
+  const modes = (namespaceOptions: object) =>
+    namespaceModes(
+      create(PodSandboxConfigSchema, { linux: { securityContext: { namespaceOptions } } }),
+    );
+  const own = { hostNetwork: false, hostIpc: false, sharedPid: true };
+  expect(namespaceModes(create(PodSandboxConfigSchema))).toEqual(own);
+  expect(modes({ network: 2, ipc: 2, pid: 2 })).toEqual({
+    hostNetwork: true,
+    hostIpc: true,
+    sharedPid: false,
+  });
+  expect(modes({ pid: 1 })).toEqual({ ...own, sharedPid: false });
+});
+
+test("resolv.conf holds what the pod says, else what the host has", () => {
+  const dns = (init: MessageInitShape<typeof DNSConfigSchema>) => create(DNSConfigSchema, init);
+  expect(
+    resolvConf(
+      dns({ servers: ["10.0.0.10", "::1"], searches: ["a.local", "b"], options: ["ndots:5", "x"] }),
+    ),
+  ).toBe("search a.local b\nnameserver 10.0.0.10\nnameserver ::1\noptions ndots:5 x\n");
+  const host = join(tmpdir(), `resolv-${process.pid}`);
+  writeFileSync(host, "nameserver 9.9.9.9\n");
+  expect(resolvConf(undefined, host)).toBe("nameserver 9.9.9.9\n");
+  expect(resolvConf(dns({}), host)).toBe("nameserver 9.9.9.9\n");
+  expect(resolvConf(undefined, "/nonexistent")).toBe("");
+});
+
+test("a log path stays below the pod's log directory", () => {
+  expect(logPathOf("/logs/pod", "c/0.log")).toBe("/logs/pod/c/0.log");
+  expect(logPathOf("/logs/pod/", "./c//0.log")).toBe("/logs/pod/c/0.log");
+  expect(logPathOf("/logs/pod", "a/../0.log")).toBe("/logs/pod/0.log");
+  expect(logPathOf("/logs/pod", "/0.log")).toBe("/logs/pod/0.log");
+  expect(logPathOf("", "0.log")).toBe("");
+  expect(logPathOf("/logs", "")).toBe("");
+  for (const path of ["../x", "a/../../x", "..", "."]) {
+    expect(() => logPathOf("/logs/pod", path)).toThrow(`log_path: "${path}"`);
+  }
+  expect(() => logPathOf("/logs/pod", "../pod2/x")).toThrow("log_path");
+  expect(() => logPathOf("logs", "x")).toThrow('log_directory: "logs"');
+});

@@ -1,0 +1,129 @@
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { CribError } from "../../src/error.ts";
+import { noFeatures, parseFeatures } from "../../src/runtime/features.ts";
+import { Handlers } from "../../src/runtime/handlers.ts";
+
+let directory: string;
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), "crib-handlers-"));
+});
+
+afterEach(() => {
+  rmSync(directory, { recursive: true });
+});
+
+/** An OCI runtime that notes its arguments and does what `create` says. */
+function runtime(name: string, create: string): { path: string } {
+  const path = join(directory, name);
+  const script = `#!/bin/sh
+echo "$@" >> ${directory}/${name}.calls
+case "$*" in *" create "*) ${create};; esac
+`;
+  writeFileSync(path, script);
+  chmodSync(path, 0o755);
+  return { path };
+}
+
+const FAIL = `while [ "$1" != --log ]; do shift; done
+echo '{"level":"error","msg":"no cgroups here"}' > "$2"; exit 1`;
+
+function handlers(table: Record<string, { path: string }>, defaultHandler = ""): Handlers {
+  return new Handlers({
+    table,
+    defaultHandler,
+    stateDir: join(directory, "state"),
+    systemdCgroup: false,
+  });
+}
+
+async function refused(promise: Promise<unknown>): Promise<CribError> {
+  const error = await promise.then(
+    () => undefined,
+    (reason: unknown) => reason,
+  );
+  if (error instanceof CribError) return error;
+  throw new Error(`no CribError: ${error}`);
+}
+
+test("the default handler is the first that works; the others say why they do not", async () => {
+  const all = handlers({ bad: runtime("bad", FAIL), good: runtime("good", ":") });
+  expect((await all.get("")).handler).toBe("good");
+  expect(await all.defaultName()).toBe("good");
+  const list = await all.list();
+  expect(list.map(({ name, problem }) => [name, problem === ""])).toEqual([
+    ["bad", false],
+    ["good", true],
+  ]);
+  expect(list[0]?.problem).toContain("no cgroups here");
+  const error = await refused(all.get("bad"));
+  expect(error.code).toBe("FailedPrecondition");
+  expect(error.message).toContain("no cgroups here");
+  expect(all.existing("bad")?.handler).toBe("bad");
+});
+
+test("a configured default is taken, working or not", async () => {
+  const all = handlers({ bad: runtime("bad", FAIL), good: runtime("good", ":") }, "bad");
+  expect((await refused(all.get(""))).code).toBe("FailedPrecondition");
+});
+
+test("an unknown handler is refused with the names there are", async () => {
+  const all = handlers({ good: runtime("good", ":") });
+  const error = await refused(all.get("kata"));
+  expect([error.code, error.message]).toEqual([
+    "InvalidArgument",
+    'runtime_handler: "kata" is not one of good',
+  ]);
+});
+
+test("a missing program is a problem that names it", async () => {
+  const all = handlers({ gone: { path: "/nonexistent/runc" } });
+  const error = await refused(all.get(""));
+  expect(error.code).toBe("FailedPrecondition");
+  expect(error.message).toContain("/nonexistent/runc");
+});
+
+test("a probe removes its container and files, and one that a killed daemon left", async () => {
+  const table = { good: runtime("good", ":") };
+  await handlers(table).list();
+  const calls = () => readFileSync(join(directory, "good.calls"), "utf8").trim().split("\n");
+  expect(calls().map((line) => /create|delete/.exec(line)?.[0])).toEqual(["create", "delete"]);
+  const probe = join(directory, "state/probe-good");
+  expect(existsSync(probe)).toBe(false);
+  const [id] = calls()[0]?.split(" ").slice(-1) ?? [];
+  await Bun.write(join(probe, "pid"), "");
+  await handlers(table).list();
+  expect(calls().map((line) => /create|delete/.exec(line)?.[0])).toEqual([
+    ...["create", "delete"],
+    ...["delete", "create", "delete"],
+  ]);
+  expect(calls().every((line) => line.endsWith(` ${id}`))).toBe(true);
+});
+
+test("features are read leniently: what is not said is not there", () => {
+  expect(parseFeatures("not json")).toEqual(noFeatures);
+  expect(parseFeatures('{"mountOptions": 7}')).toEqual(noFeatures);
+  const none = {
+    recursiveReadOnlyMounts: false,
+    idmapMounts: false,
+    seccomp: false,
+    apparmor: false,
+    selinux: false,
+  };
+  expect(parseFeatures("{}")).toEqual(none);
+  expect(
+    parseFeatures(
+      JSON.stringify({
+        mountOptions: ["ro", "rro"],
+        linux: {
+          seccomp: { enabled: true },
+          apparmor: null,
+          mountExtensions: { idmap: { enabled: true } },
+        },
+      }),
+    ),
+  ).toEqual({ ...none, recursiveReadOnlyMounts: true, idmapMounts: true, seccomp: true });
+});

@@ -1,0 +1,179 @@
+import { afterEach, beforeEach, expect, test } from "bun:test";
+import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
+import { ContainerConfigSchema } from "../../src/gen/runtime/v1/container_config_pb.ts";
+import { PodSandboxConfigSchema } from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
+import { nowNs } from "../../src/state/clock.ts";
+import { openDatabase } from "../../src/state/database.ts";
+import { findPod, requireContainer, requirePod } from "../../src/state/find.ts";
+import { fingerprint } from "../../src/state/fingerprint.ts";
+import type { ContainerRecord, PodRecord } from "../../src/state/records.ts";
+import { migrations } from "../../src/state/schema.ts";
+import { Store } from "../../src/state/store.ts";
+
+let directory: string;
+let path: string;
+
+beforeEach(() => {
+  directory = mkdtempSync(join(tmpdir(), "crib-store-"));
+  path = join(directory, "crib.db");
+});
+
+afterEach(() => {
+  rmSync(directory, { recursive: true });
+});
+
+function pod(id: string, changes: Partial<PodRecord> = {}): PodRecord {
+  return {
+    id,
+    config: create(PodSandboxConfigSchema, { metadata: { name: id }, labels: { a: "1" } }),
+    handler: "runc",
+    createdAtNs: 1_700_000_000_123_456_789n,
+    namespaces: { net: "/run/ns", pid: "/run/pid" },
+    cgroup: `/crib/${id}`,
+    phase: "ready",
+    ips: ["10.0.0.1"],
+    monitorPid: 5,
+    unclaimed: false,
+    ...changes,
+  };
+}
+
+function container(id: string, podId: string): ContainerRecord {
+  return {
+    id,
+    podId,
+    config: create(ContainerConfigSchema, { metadata: { name: id }, command: ["sh"] }),
+    imageId: "sha256:1",
+    imageRef: "busybox",
+    createdAtNs: 1n,
+    cgroup: `/crib/${id}`,
+    logPath: "/log",
+    layers: ["sha256:2"],
+    stopSignal: 15,
+    phase: "exited",
+    user: { uid: 1, gid: 2, supplementalGroups: [3] },
+    pid: 9,
+    startedAtNs: 2n,
+    finishedAtNs: 3n,
+    exitCode: 137,
+    reason: "OOMKilled",
+    message: "m",
+    unclaimed: true,
+  };
+}
+
+test("what is saved is there after a restart, changes and removals too", () => {
+  const database = openDatabase(path);
+  const store = new Store(database);
+  const [one, two] = [pod("p1"), pod("p2")];
+  store.savePod(one);
+  store.savePod(two);
+  store.saveContainer(container("c1", "p1"));
+  store.saveContainer(container("c2", "p1"));
+  one.phase = "stopped";
+  store.savePod(one);
+  store.deletePod("p2");
+  store.deleteContainer("c2");
+  database.close();
+
+  const again = new Store(openDatabase(path));
+  expect([...again.pods.values()]).toEqual([pod("p1", { phase: "stopped" })]);
+  expect([...again.containers.values()]).toEqual([container("c1", "p1")]);
+  expect(again.containersOf("p1").map(({ id }) => id)).toEqual(["c1"]);
+  expect(again.damaged).toEqual([]);
+});
+
+test("a damaged row is told and left alone, with what depends on it", () => {
+  const database = openDatabase(path);
+  const store = new Store(database);
+  for (const id of ["p1", "p2", "p3", "p4"]) store.savePod(pod(id));
+  for (const id of ["c1", "c2"]) store.saveContainer(container(id, "p1"));
+  store.saveContainer(container("c3", "p2"));
+  database.run("UPDATE containers SET record = 'junk' WHERE id = 'c1'");
+  database.run(`UPDATE pods SET record = '{"phase":"ready"}' WHERE id = 'p2'`);
+  database.run("UPDATE pods SET config = x'ffff' WHERE id = 'p3'");
+  const again = new Store(database);
+  expect(again.damaged.toSorted()).toEqual([
+    "containers/c1",
+    "containers/c3",
+    "pods/p2",
+    "pods/p3",
+  ]);
+  expect([...again.pods.keys()]).toEqual(["p1", "p4"]);
+  expect([...again.containers.keys()]).toEqual(["c2"]);
+  expect(again.damagedContainersOf("p1")).toEqual(["c1"]);
+  again.deleteContainer("c1");
+  expect(again.damaged).not.toContain("containers/c1");
+  expect(again.damagedContainersOf("p1")).toEqual([]);
+});
+
+test("ids are found whole or by an unambiguous prefix; what is being made is not there yet", () => {
+  const store = new Store(openDatabase(path));
+  for (const id of ["abc1", "abc2", "abd", "ab"]) store.savePod(pod(id));
+  store.savePod(pod("new", { phase: "creating" }));
+  expect(requirePod(store, "abd").id).toBe("abd");
+  expect(requirePod(store, "abc1").id).toBe("abc1");
+  // A whole id wins over longer ones that begin with it.
+  expect(requirePod(store, "ab").id).toBe("ab");
+  expect(() => requirePod(store, "abc")).toThrow('pod sandbox id "abc" matches 2 of them');
+  expect(() => requirePod(store, "x")).toThrow('pod sandbox "x" is not there');
+  expect(() => requireContainer(store, "")).toThrow("container id is empty");
+  expect(findPod(store, "new")).toBeUndefined();
+  expect(findPod(store, "ne")).toBeUndefined();
+});
+
+test("the database is for its owner only, is at the newest version, and keeps room inside", () => {
+  const database = openDatabase(path);
+  expect(statSync(path).mode & 0o777).toBe(0o600);
+  expect(database.query("PRAGMA user_version").get()).toEqual({ user_version: migrations.length });
+  const free = database.query("PRAGMA freelist_count").get() as { freelist_count: number };
+  expect(free.freelist_count).toBeGreaterThan(100);
+  expect(statSync(`${path}-wal`).size).toBeGreaterThan(400_000);
+  const size = () => statSync(path).size + statSync(`${path}-wal`).size;
+  const before = size();
+  const store = new Store(database);
+  for (let round = 0; round < 300; round += 1) store.savePod(pod(`p${round % 10}`));
+  expect(size()).toBe(before);
+});
+
+test("a newer database and a file that is none are refused with their path", () => {
+  const database = openDatabase(path);
+  database.run("PRAGMA user_version = 999");
+  database.close();
+  expect(() => openDatabase(path)).toThrow(`database ${path}: schema version 999 is newer`);
+  writeFileSync(path, "this is no database ".repeat(100));
+  expect(() => openDatabase(path)).toThrow(`database ${path}: `);
+});
+
+test("equal messages have one fingerprint, whatever the order of their maps on the wire", () => {
+  const labels = { a: "1", b: "2", c: "3" };
+  const reversed = Object.fromEntries(Object.entries(labels).reverse());
+  const [one, two] = [labels, reversed].map((map) =>
+    fromBinary(
+      PodSandboxConfigSchema,
+      toBinary(PodSandboxConfigSchema, create(PodSandboxConfigSchema, { labels: map })),
+    ),
+  );
+  if (one === undefined || two === undefined) throw new Error("no messages");
+  expect(Object.keys(one.labels)).not.toEqual(Object.keys(two.labels));
+  const print = fingerprint(PodSandboxConfigSchema, one);
+  expect(fingerprint(PodSandboxConfigSchema, two)).toBe(print);
+  const other = create(PodSandboxConfigSchema, { labels: { ...labels, c: "4" } });
+  expect(fingerprint(PodSandboxConfigSchema, other)).not.toBe(print);
+  const listed = (searches: string[]) =>
+    fingerprint(
+      PodSandboxConfigSchema,
+      create(PodSandboxConfigSchema, { dnsConfig: { searches } }),
+    );
+  expect(listed(["a", "b"])).not.toBe(listed(["b", "a"]));
+});
+
+test("the clock always moves on, in nanoseconds", () => {
+  const times = Array.from({ length: 1000 }, nowNs);
+  expect(times.every((time, index) => index === 0 || time > (times[index - 1] ?? time))).toBe(true);
+  const [first = 0n] = times;
+  expect(Math.abs(Number(first / 1_000_000n) - Date.now())).toBeLessThan(60_000);
+});
