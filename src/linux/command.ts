@@ -61,6 +61,17 @@ function capture(stream: ReadableStream<Uint8Array> | undefined, limitBytes: num
   };
 }
 
+/** A program that ends without having read its input is no error: its exit code tells. */
+function feed(input: Bun.FileSink, text: string): void {
+  const ignore = () => undefined;
+  try {
+    Promise.resolve(input.write(text)).catch(ignore);
+    Promise.resolve(input.end()).catch(ignore);
+  } catch {
+    // The same, told at once.
+  }
+}
+
 function killGroup(child: Bun.Subprocess): void {
   try {
     process.kill(-child.pid, "SIGKILL");
@@ -81,11 +92,13 @@ export async function runCommand(argv: string[], options: CommandOptions): Promi
   const child = Bun.spawn(argv, {
     cwd: options.cwd ?? "/",
     env: options.env ?? childEnvironment(),
-    stdin: options.stdin === undefined ? "ignore" : new TextEncoder().encode(options.stdin),
+    // Not the bytes themselves: Bun holds a memfd for those until some later garbage collection.
+    stdin: options.stdin === undefined ? "ignore" : "pipe",
     stdout: output,
     stderr: output,
     detached: options.ownSession ?? false,
   });
+  if (child.stdin !== undefined && options.stdin !== undefined) feed(child.stdin, options.stdin);
   const stdout = capture(child.stdout, limit);
   const stderr = capture(child.stderr, limit);
   let exitCode = 128 + 9;
