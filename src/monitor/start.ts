@@ -52,14 +52,25 @@ export async function startMonitor(options: MonitorOptions): Promise<Monitor> {
     }
   } catch (error) {
     child.kill("SIGKILL");
+    // It may have been told in the last moment: then the monitor lives on without its starter.
+    void output.then(end, () => undefined);
     throw error;
   }
   try {
     return await Monitor.connect(directory, deadlineMs);
   } catch (error) {
-    const pid = Number((await output).split(" ")[1]);
-    if (pid > 1) process.kill(pid, "SIGKILL");
+    end(await output);
     throw error;
+  }
+}
+
+/** Kills the monitor that said so in its line, if it did. */
+function end(line: string): void {
+  const pid = Number(/^ready (\d+)/.exec(line)?.[1] ?? 0);
+  try {
+    if (pid > 1) process.kill(pid, "SIGKILL");
+  } catch {
+    // It is gone already.
   }
 }
 

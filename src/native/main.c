@@ -21,6 +21,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/signalfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -222,7 +223,7 @@ static int serve(const struct options *options, int report) {
                      : snprintf(line, sizeof line, "error %s\n", error);
   /* From here on the starter's death is nothing to us. */
   prctl(PR_SET_PDEATHSIG, 0);
-  bool told = write(report, line, (size_t)length) == length;
+  bool told = write(report, line, (size_t)length) == length && read(report, line, 1) == 1;
   close(report);
   if (!ready) return 1;
   if (!told) {
@@ -235,11 +236,12 @@ static int serve(const struct options *options, int report) {
   return 0;
 }
 
-/* The starter: the monitor dies with it until it is ready, so that a deadline can end both. */
+/* The starter: the monitor dies with it until it is ready, so that a deadline can end both, and lives
+ * on only when the daemon was told. */
 static int start(const struct options *options) {
   int report[2], null = open("/dev/null", O_RDWR | O_CLOEXEC);
   char line[800];
-  if (null < 0 || pipe2(report, O_CLOEXEC) != 0) return 1;
+  if (null < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, report) != 0) return 1;
   pid_t pid = fork();
   if (pid == 0) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
@@ -255,8 +257,8 @@ static int start(const struct options *options) {
     memcpy(line, lost, sizeof lost - 1);
     length = sizeof lost - 1;
   }
-  if (write(1, line, (size_t)length) != length) return 1;
-  return strncmp(line, "ready ", 6) == 0 ? 0 : 1;
+  if (write(1, line, (size_t)length) != length || strncmp(line, "ready ", 6) != 0) return 1;
+  return write(report[0], "", 1) == 1 ? 0 : 1;
 }
 
 int main(int argc, char **argv) {

@@ -49,14 +49,14 @@ static bool write_sysctl(const struct options *options, const char *setting, cha
   char path[256] = "/proc/sys/";
   const char *value = strchr(setting, '=');
   size_t length = value == NULL ? 0 : (size_t)(value - setting), at = strlen(path);
-  if (length == 0 || length > sizeof path - at - 1 || !owns_sysctl(options, setting) ||
-      strstr(setting, "..") != NULL) {
+  bool good = length > 0 && length < sizeof path - at && owns_sysctl(options, setting);
+  /* As sysctl(8) has it: a slash in the name stands for a dot in the path. */
+  for (size_t i = 0; good && i < length; i++)
+    path[at + i] = setting[i] == '.' ? '/' : setting[i] == '/' ? '.' : setting[i];
+  if (!good || strstr(path, "..") != NULL) {
     snprintf(error, size, "sysctl %.*s: not one of the pod's own namespaces", (int)length, setting);
     return false;
   }
-  /* As sysctl(8) has it: a slash in the name stands for a dot in the path. */
-  for (size_t i = 0; i < length; i++)
-    path[at + i] = setting[i] == '.' ? '/' : setting[i] == '/' ? '.' : setting[i];
   int fd = open(path, O_WRONLY | O_CLOEXEC);
   size_t bytes = strlen(value + 1);
   bool written = fd >= 0 && write(fd, value + 1, bytes) == (ssize_t)bytes;

@@ -1,7 +1,15 @@
 /** The namespaces that a monitor makes and pins. Needs root. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
-import { existsSync, readFileSync, readlinkSync, statSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  statSync,
+} from "node:fs";
 import { buildMonitor, DEADLINE_MS, eventually, parseLog, TestPod } from "./monitor-harness.ts";
 
 let binary: string;
@@ -62,6 +70,25 @@ test("the monitor is a quiet process of its own", () => {
   expect(readFileSync(`/proc/${pausePid}/cmdline`, "utf8")).toBe("crib-pause\0testpod\0");
 });
 
+test("the pause has nothing that a container which sees it could use", () => {
+  const pause = `/proc/${pod.monitor.pausePid}`;
+  const status = readFileSync(`${pause}/status`, "utf8");
+  expect(status).toMatch(/^Uid:\t65535\t65535\t65535\t65535$/m);
+  expect(status).toMatch(/^Gid:\t65535\t65535\t65535\t65535$/m);
+  expect(status).toMatch(/^Groups:\s*$/m);
+  for (const set of ["CapInh", "CapPrm", "CapEff", "CapAmb"]) {
+    expect(status).toMatch(new RegExp(`^${set}:\\t0+$`, "m"));
+  }
+  expect(status).toMatch(/^NoNewPrivs:\t1$/m);
+  const mounts = readFileSync(`${pause}/mountinfo`, "utf8").trim().split("\n");
+  expect(mounts.map((line) => line.split(" ").slice(4, 6).join(" "))).toEqual([
+    expect.stringMatching(/^\/ ro,/),
+  ]);
+  expect(readdirSync(`${pause}/root/`)).toEqual([]);
+  expect(readdirSync(`${pause}/fd`).sort()).toEqual(["0", "1", "2"]);
+  expect(() => openSync(`${pause}/exe`, "w")).toThrow("EROFS"); // not ETXTBSY, which passes
+});
+
 test("containers share the pod's PID namespace, and the pause reaps their orphans", async () => {
   const id = await pod.run({
     args: ["sh", "-c", "(sleep 0.2 & ) ; sleep 1; ps -o pid,stat,args"],
@@ -86,8 +113,11 @@ test("its PID namespace ends with the monitor, however that ends", async () => {
     process.kill(other.monitor.pid, "SIGKILL");
     await other.monitor.closed;
     const dead = (pid: number | undefined) => {
-      const path = `/proc/${pid}/status`;
-      return !existsSync(path) || /^State:\tZ/m.test(readFileSync(path, "utf8"));
+      try {
+        return /^State:\tZ/m.test(readFileSync(`/proc/${pid}/status`, "utf8"));
+      } catch {
+        return true;
+      }
     };
     await eventually("the pause is gone", () => dead(pausePid));
     await eventually("the container is gone", () => dead(record?.pid));
@@ -116,6 +146,8 @@ test("what cannot be set up is named, and nothing stays behind", async () => {
   await expect(attempt({ sysctls: { "kernel.panic": "1" } }, ["net"])).rejects.toThrow(
     "pod monitor of testpod: sysctl kernel.panic: not one of the pod's own namespaces",
   );
+  const outside = { "net.//.net.ipv4.ip_forward": "1" };
+  await expect(attempt({ sysctls: outside }, ["net"])).rejects.toThrow("not one of");
   await expect(attempt({ sysctls: { "net.ipv4.ip_forward": "1" } }, [])).rejects.toThrow(
     "sysctl net.ipv4.ip_forward: not one of",
   );
@@ -126,4 +158,23 @@ test("what cannot be set up is named, and nothing stays behind", async () => {
   await expect(attempt({ directory: "/proc/version" }, [])).rejects.toThrow();
   await expect(attempt({ binary: "/bin/true" }, [])).rejects.toThrow("ended without a word");
   expect(readFileSync("/proc/self/mountinfo", "utf8")).toBe(before);
+});
+
+test("a monitor whose starter could not tell the daemon undoes itself", async () => {
+  const directory = pod.path("untold");
+  mkdirSync(directory);
+  const pin = pod.path("untold-net");
+  const args = ["--id", "untold", "--directory", directory, "--net", pin];
+  const { status } = spawnSync("sh", ["-c", 'exec "$0" "$@" > /dev/full', binary, ...args]);
+  expect(status).toBe(1);
+  await eventually("the pin is gone", () => !existsSync(pin));
+  await eventually("the monitor is gone", () =>
+    readdirSync("/proc").every((name) => {
+      try {
+        return !readFileSync(`/proc/${name}/cmdline`, "utf8").includes(directory);
+      } catch {
+        return true;
+      }
+    }),
+  );
 });
