@@ -168,7 +168,7 @@ export class Monitor {
     return records;
   }
 
-  /** Drops an exited container and its exit record. */
+  /** Drops an exited container and its exit record; first cancels one that is being created. */
   async forget(id: string): Promise<void> {
     await this.request((request) => encodeForId(request, Request.forget, id));
   }
@@ -268,10 +268,12 @@ export class Monitor {
       this.part(frame, pending);
       return;
     }
+    // First: should it throw, the request is still among those that the lost connection ends.
+    const error = isReply ? undefined : decodeError(frame.payload);
     this.pending.delete(frame.request);
     clearTimeout(pending.timer);
-    if (isReply) pending.resolve(frame.payload.slice());
-    else pending.reject(decodeError(frame.payload));
+    if (error === undefined) pending.resolve(frame.payload.slice());
+    else pending.reject(error);
   }
 
   private tell(exit: ContainerExit): void {

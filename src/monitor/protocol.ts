@@ -81,6 +81,8 @@ export interface Hello {
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true });
+/** For messages: the monitor cuts long ones, maybe inside a character. */
+const lenientDecoder = new TextDecoder("utf-8");
 
 /** Collects fields and makes one frame of them. */
 class FrameWriter {
@@ -215,14 +217,22 @@ class FieldReader {
   u64 = (): bigint => this.view.getBigUint64(this.take(8), true);
 
   string(): string {
-    const length = this.u32();
-    const at = this.take(length + 1);
-    if (this.bytes[at + length] !== 0) throw malformed("a string without its NUL");
+    const bytes = this.stringBytes();
     try {
-      return decoder.decode(this.bytes.subarray(at, at + length));
+      return decoder.decode(bytes);
     } catch {
       throw malformed("a string that is not UTF-8");
     }
+  }
+
+  /** A string for people. */
+  message = (): string => lenientDecoder.decode(this.stringBytes());
+
+  private stringBytes(): Uint8Array {
+    const length = this.u32();
+    const at = this.take(length + 1);
+    if (this.bytes[at + length] !== 0) throw malformed("a string without its NUL");
+    return this.bytes.subarray(at, at + length);
   }
 }
 
@@ -242,7 +252,7 @@ export function decodeHello(payload: Uint8Array): Hello {
 export function decodeCreate(payload: Uint8Array): CreateResult {
   const reader = new FieldReader(payload);
   const result = { exitStatus: reader.u32(), pid: reader.u32() };
-  const startError = reader.string();
+  const startError = reader.message();
   return startError === "" ? result : { ...result, startError };
 }
 
@@ -279,7 +289,7 @@ export function decodeRecord(payload: Uint8Array): ContainerRecord {
 export function decodeError(payload: Uint8Array): CribError {
   const reader = new FieldReader(payload);
   const code = ERROR_CODES[reader.u32()] ?? "Internal";
-  return new CribError(code, `pod monitor: ${reader.string()}`);
+  return new CribError(code, `pod monitor: ${reader.message()}`);
 }
 
 /** A push parser: give it what arrived, it calls back for each whole frame, in order. */

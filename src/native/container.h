@@ -9,6 +9,7 @@ struct container {
   char id[MAX_ID + 1]; /* "": a free slot */
   enum container_state state;
   uint32_t request; /* the CREATE to answer */
+  uint32_t cancel;  /* the FORGET that came while it was created */
   pid_t runtime, pid;
   uint64_t deadline, drain_until; /* now_ms, 0: none */
   uint32_t drain_ms;

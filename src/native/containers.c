@@ -30,7 +30,8 @@ static bool good_id(const char *id) {
 
 static void discard(struct container *it) {
   for (unsigned stream = 0; stream < 2; stream++) {
-    while (it->streams[stream] >= 0 && container_pump(it, stream)) continue;
+    /* More than a pipe can hold, but not for ever: somebody may still be writing. */
+    for (int i = 0; i < 32 && it->streams[stream] >= 0 && container_pump(it, stream);) i++;
     container_close_stream(it, stream);
   }
   unwatch_close(&it->log.fd);
@@ -54,14 +55,17 @@ static void runtime_ended(struct container *it, int status) {
   it->runtime = 0;
   it->deadline = 0;
   pid_t pid = take_pid_file(it->paths[PID_PATH]);
-  bool failed = status != 0 || it->deadline_passed;
-  enum child_state state = pid > 0 && !failed ? find_child(pid, &ending) : CHILD_UNKNOWN;
-  if (state == CHILD_UNKNOWN) {
+  bool failed = status != 0 || it->deadline_passed || it->cancel != 0;
+  enum child_state state = pid > 0 ? find_child(pid, &ending) : CHILD_UNKNOWN;
+  if (failed && state == CHILD_RUNS) kill_family(pid);
+  if (failed || state == CHILD_UNKNOWN) {
     answer_create(it, exit_code(status),
-                  it->deadline_passed ? "the runtime did not end in time and was killed"
-                  : failed            ? ""
-                  : pid == 0          ? "the runtime wrote no pid file"
-                                      : "the runtime's process is not a child of the monitor");
+                  it->cancel != 0       ? "the container was forgotten"
+                  : it->deadline_passed ? "the runtime did not end in time and was killed"
+                  : failed              ? ""
+                  : pid == 0            ? "the runtime wrote no pid file"
+                                        : "the runtime's process is not a child of the monitor");
+    if (it->cancel != 0) client_reply(FORGET, it->cancel);
     discard(it);
     return;
   }
@@ -163,14 +167,15 @@ void container_reopen_log(struct reader *reader, uint32_t request) {
   char error[700];
   struct container *it = named(reader, request);
   if (it == NULL) return;
-  if (it->log.fd >= 0) {
+  /* Whoever moved the log away expects it back, also of a container that closed its output. */
+  if (it->log.fd >= 0 || (it->state == RUNNING && it->paths[LOG_PATH][0] != 0)) {
     int fd = container_open_log(it->paths[LOG_PATH], error, sizeof error);
     if (fd < 0) {
       client_error(request, INTERNAL, "%s", error);
       return;
     }
-    close(it->log.fd);
-    it->log.fd = fd;
+    close(it->log.fd >= 0 ? it->log.fd : fd);
+    if (it->log.fd >= 0) it->log.fd = fd;
     it->log.torn = false;
   }
   client_reply(REOPEN_LOG, request);
@@ -179,6 +184,12 @@ void container_reopen_log(struct reader *reader, uint32_t request) {
 void container_forget(struct reader *reader, uint32_t request) {
   struct container *it = named(reader, request);
   if (it == NULL) return;
+  if (it->state == CREATING && it->cancel == 0) {
+    /* Answered when the runtime is gone: nothing is made any more behind the asker's back. */
+    it->cancel = request;
+    kill_family(it->runtime);
+    return;
+  }
   if (it->state != EXITED) {
     client_error(request, FAILED_PRECONDITION, "forget: container %s has not exited", it->id);
     return;
@@ -241,7 +252,7 @@ void containers_tick(uint64_t now, uint64_t *next) {
 }
 
 void containers_abandon(void) {
-  for (struct container *it = containers; it < containers_end; it++) it->request = 0;
+  for (struct container *it = containers; it < containers_end; it++) it->request = it->cancel = 0;
 }
 
 void containers_idle(void) {

@@ -35,7 +35,7 @@ enum frame_type {
   KILL = 4,       /* string id, u32 signal */
   REOPEN_LOG = 5, /* string id */
   LIST = 6,       /* LIST_ENTRY frames, then the reply */
-  FORGET = 7,     /* string id */
+  FORGET = 7,     /* string id; a creation is cancelled, and answered too */
   SHUTDOWN = 8,
 
   REPLY = 0x8000, /* HELLO: u16 version, u16 zero, u32 pid, u32 pause pid (0: none), string pod id

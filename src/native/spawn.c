@@ -6,11 +6,22 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "monitor.h"
+
+/* Bun raised the daemon's soft limit, and so the monitor's. Programs that close every descriptor they
+ * might have take for ever with a high one: back to what the kernel and systemd give, 1024 with leave
+ * to raise it to the hard limit. What config.json says still wins. */
+static void limit_files(void) {
+  struct rlimit files;
+  if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur <= 1024) return;
+  files.rlim_cur = 1024;
+  setrlimit(RLIMIT_NOFILE, &files);
+}
 
 static _Noreturn void become(const struct process *process, int report) {
   sigset_t none;
@@ -24,6 +35,7 @@ static _Noreturn void become(const struct process *process, int report) {
     goto failed;
   step = "chdir";
   if (chdir(process->cwd) != 0) goto failed;
+  limit_files();
   sigprocmask(SIG_SETMASK, &none, NULL);
   step = "execve";
   execve(process->argv[0], process->argv, process->env);
@@ -110,6 +122,7 @@ void kill_family(pid_t pid) {
   _Alignas(struct entry) char entries[4096];
   int proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   long length = 0;
+  kill(pid, SIGSTOP); /* so that it starts nothing that the search has already passed */
   while (proc >= 0 && (length = syscall(SYS_getdents64, proc, entries, sizeof entries)) > 0) {
     for (long at = 0; at < length;) {
       struct entry *entry = (struct entry *)(entries + at);

@@ -1,8 +1,8 @@
 /** Containers under a real monitor and runc. Needs root. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { readExitRecords } from "../../src/monitor/exits.ts";
-import { buildMonitor, parseLog, TestPod } from "./monitor-harness.ts";
+import { buildMonitor, eventually, parseLog, TestPod } from "./monitor-harness.ts";
 
 let binary: string;
 let pod: TestPod;
@@ -12,6 +12,16 @@ beforeAll(async () => {
   pod = await TestPod.start(binary);
 });
 afterAll(async () => pod.dispose());
+
+function findProcess(commandLine: string): string | undefined {
+  return readdirSync("/proc").find((name) => {
+    try {
+      return readFileSync(`/proc/${name}/cmdline`, "utf8") === commandLine;
+    } catch {
+      return false;
+    }
+  });
+}
 
 describe("how a container ends", () => {
   test("its exit code is reported, and written to disk first", async () => {
@@ -81,6 +91,27 @@ describe("creation", () => {
     expect(created.startError).toContain("did not end in time");
   });
 
+  test("what a runtime made before it was killed goes with it", async () => {
+    const request = pod.createRequest("half-made", { args: ["true"] });
+    // The process is nobody's child but the monitor's when the deadline comes.
+    const script = `(setsid sleep 5432 & echo $! > ${request.pidFile}); sleep 1000`;
+    const argv = ["/bin/sh", "-c", script];
+    const created = await pod.monitor.create({ ...request, argv, deadlineMs: 500 });
+    expect(created).toMatchObject({ pid: 0, exitStatus: 137 });
+    await eventually("it is gone", () => findProcess("sleep\x005432\x00") === undefined);
+  });
+
+  test("one under way can be forgotten: its runtime is ended first", async () => {
+    const request = pod.createRequest("cancelled", { args: ["true"] });
+    const argv = ["/bin/sh", "-c", "sleep 6543; true"];
+    const creation = pod.monitor.create({ ...request, argv });
+    await eventually("the runtime works", () => findProcess("sleep\x006543\x00"));
+    await pod.monitor.forget("cancelled");
+    expect(await creation).toMatchObject({ pid: 0, startError: "the container was forgotten" });
+    expect((await pod.monitor.list()).map((record) => record.id)).not.toContain("cancelled");
+    await eventually("it is gone", () => findProcess("sleep\x006543\x00") === undefined);
+  });
+
   test("two containers cannot have one id", async () => {
     const id = await pod.run({ args: ["sleep", "1000"] });
     const again = pod.monitor.create(pod.createRequest(id, { args: ["true"] }));
@@ -101,6 +132,11 @@ describe("creation", () => {
     expect(await show("leaks-env", "env")).toEqual(["ONLY=this"]);
     const descriptors = await show("leaks-fd", "ls", "/proc/self/fd");
     expect(descriptors).toEqual(["0", "1", "2", "3"]); // 3 is ls reading the directory
+    // Of the limit of open files the soft half, which the daemon has raised for itself.
+    const limits = readFileSync("/proc/self/limits", "utf8");
+    const [, soft, hard = ""] = /^Max open files\s+(\d+)\s+(\d+)/m.exec(limits) ?? [];
+    expect(Number(soft)).toBeGreaterThan(1024);
+    expect(await show("leaks-limit", "sh", "-c", "ulimit -Sn; ulimit -Hn")).toEqual(["1024", hard]);
     const status = await show("leaks-signals", "cat", "/proc/self/status");
     for (const mask of ["SigBlk", "SigIgn"]) {
       expect(status.find((line) => line.startsWith(mask))).toMatch(/:\s+0+$/);

@@ -1,7 +1,14 @@
 /** The CRI logs that a monitor writes for real containers. Needs root. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
-import { mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  writeFileSync,
+} from "node:fs";
 import { buildMonitor, eventually, parseLog, TestPod } from "./monitor-harness.ts";
 
 let pod: TestPod;
@@ -88,6 +95,28 @@ test("reopening under load loses nothing and tears no line", async () => {
   expect(numbers.length).toBe(count);
   expect(numbers.every((number, i) => number === i + 1)).toBe(true);
 });
+
+test("the log of a container that closed its output can be rotated too", async () => {
+  const id = await pod.run({ args: ["sh", "-c", "echo x; exec sleep 1000 >/tmp/o 2>/tmp/e"] });
+  await eventually("the line", () => pod.log(id).includes("x"));
+  await eventually("the end of its output", () => {
+    const fds = readdirSync(`/proc/${pod.monitor.pid}/fd`);
+    return !fds.some((fd) => linkOf(`/proc/${pod.monitor.pid}/fd/${fd}`) === pod.logPath(id));
+  });
+  renameSync(pod.logPath(id), pod.path("rotated.log"));
+  await pod.monitor.reopenLog(id);
+  expect(pod.log(id)).toBe("");
+  await pod.monitor.kill(id, 9);
+  await pod.exited(id);
+});
+
+function linkOf(path: string): string {
+  try {
+    return readlinkSync(path);
+  } catch {
+    return "";
+  }
+}
 
 test("a reopen that fails keeps the old file", async () => {
   const id = await pod.run({

@@ -139,6 +139,14 @@ test("arbitrary bytes either parse or throw DataLoss, in frames and in every pay
   expect(refused).toBeGreaterThan(1000);
 });
 
+test("a message that was cut inside a character is still told", () => {
+  const cut = new Payload().u32(6).string("path ü").done();
+  cut.set([0], cut.length - 2); // the character's second byte
+  new DataView(cut.buffer).setUint32(4, 6, true);
+  const error = decodeError(cut.subarray(0, cut.length - 1));
+  expect([error.code, error.message]).toEqual(["Internal", "pod monitor: path \ufffd"]);
+});
+
 test("what the monitor sends is read field by field, and later fields are ignored", () => {
   const hello = new Payload().u16(1).u16(0).u32(10).u32(0).string("pod").string("from the future");
   expect(decodeHello(hello.done())).toEqual({
