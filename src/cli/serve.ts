@@ -8,6 +8,7 @@ import { CribError } from "../error.ts";
 import { Images } from "../image/images.ts";
 import { detectCgroups } from "../linux/cgroup.ts";
 import { readHost } from "../linux/host.ts";
+import { openNotifier } from "../linux/notify.ts";
 import { type CgroupDriver, systemdRunning } from "../linux/systemd.ts";
 import { Network } from "../network/network.ts";
 import { log, startLog } from "../observe/log.ts";
@@ -20,9 +21,11 @@ import { Store } from "../state/store.ts";
 import { StatsReader } from "../stats/reader.ts";
 import { ContainerStorage } from "../storage/container-storage.ts";
 import { VERSION } from "../version.ts";
+import { serveCadvisor } from "./cadvisor.ts";
 import { executable } from "./executable.ts";
 import { lockRoot } from "./lock.ts";
 import { listen } from "./socket.ts";
+import { feedWatchdog, reloadOnHangup, tell } from "./supervision.ts";
 
 export interface ServeOptions {
   config?: string;
@@ -37,28 +40,49 @@ const SHUTDOWN_MS = 20_000;
 
 /** `crib serve`: runs the daemon until SIGTERM or SIGINT. Containers do not notice its end. */
 export async function serve(options: ServeOptions): Promise<void> {
-  const { root, state, socket } = options;
-  const config = await loadConfig({
-    file: options.config,
-    set: options.set,
-    flags: { root, state, socket },
-  });
+  const notifier = openNotifier();
+  const load = () => configOf(options);
+  const config = await load();
   await startLog(config.log);
   if (process.geteuid?.() !== 0) throw new CribError("PermissionDenied", "crib serve needs root");
+  // Whatever the caller's is: containers that are not root read some of our files.
+  process.umask(0o022);
   prepareDirectories(config);
   const release = lockRoot(config);
+  const up = Promise.withResolvers<void>();
+  reloadOnHangup({ config, load, notifier, up: up.promise });
   const core = await makeCore(config);
   const recovered = recover(core);
   const stats = new StatsReader({ host: core.cgroups, storageRoot: config.crib.root });
   const server = criServer({ core, stats, recovered });
-  await listen(server, config.crib.socket);
+  // First: a kubelet that finds the CRI socket asks this one right away, and only once.
+  const stopCadvisor = await serveCadvisor(core);
+  await listen(server, config.crib.socket).catch((error: unknown) => {
+    stopCadvisor();
+    throw error;
+  });
   log().info({ version: VERSION, socket: config.crib.socket, pid: process.pid }, "crib is up");
+  await tell(notifier, "READY=1", `STATUS=serving ${config.crib.socket}`);
+  up.resolve();
+  feedWatchdog(notifier, (deadlineMs) => selfCheck(config.crib.socket, deadlineMs));
   whenIdle(core);
   await untilSignal();
+  await tell(notifier, "STOPPING=1");
   await shutdown(core, server);
+  stopCadvisor();
   release();
   log().info("crib is down");
   process.exit(0);
+}
+
+function configOf({ config: file, set, root, state, socket }: ServeOptions): Promise<Config> {
+  return loadConfig({ file, set, flags: { root, state, socket } });
+}
+
+/** Loaded only where a service manager watches. */
+async function selfCheck(socket: string, deadlineMs: number): Promise<void> {
+  const { askVersion } = await import("./self-check.ts");
+  await askVersion(socket, deadlineMs);
 }
 
 /** What can wait until the first callers have their answers. */

@@ -37,7 +37,8 @@ async function takeSocket(path: string): Promise<void> {
   unlinkSync(path);
 }
 
-function answers(path: string): Promise<boolean> {
+/** Whether anybody listens on a unix socket. */
+export function answers(path: string): Promise<boolean> {
   return new Promise((resolve) => {
     const socket = connect(path);
     const end = (alive: boolean) => {

@@ -30,6 +30,13 @@ const absolutePath = v.pipe(
   v.check((path) => path.startsWith("/"), "must be an absolute path"),
   v.check((path) => !path.includes("\0"), "must not hold a NUL byte"),
 );
+const socketPath = v.pipe(
+  absolutePath,
+  v.check(
+    (path) => new TextEncoder().encode(path).length <= 107,
+    "is longer than the 107 bytes that a unix socket address holds",
+  ),
+);
 const optionalPath = v.union(
   [v.literal(""), absolutePath],
   'must be an absolute path, or "" for the default',
@@ -75,13 +82,7 @@ export const configSchema = v.strictObject({
     ),
     socket: key(
       "The CRI socket: --container-runtime-endpoint of the kubelet.",
-      v.pipe(
-        absolutePath,
-        v.check(
-          (path) => new TextEncoder().encode(path).length <= 107,
-          "is longer than the 107 bytes that a unix socket address holds",
-        ),
-      ),
+      socketPath,
       "/run/crib/crib.sock",
     ),
   }),
@@ -180,9 +181,10 @@ export const configSchema = v.strictObject({
       5,
     ),
     exec_output_limit_bytes: key(
-      "ExecSync keeps this much of each of stdout and stderr; the rest is dropped.",
+      "ExecSync keeps this much of stdout and stderr together; the rest is dropped. The kubelet takes\n" +
+        "answers of 16 MiB.",
       integer(1, 64 * MIB),
-      16 * MIB,
+      16 * MIB - 4096,
     ),
     kill_timeout_seconds: key(
       "How long a container may take to vanish after SIGKILL before stopping it is an error.",
@@ -216,6 +218,17 @@ export const configSchema = v.strictObject({
       60,
     ),
   }),
+
+  cadvisor: section(
+    "What the cAdvisor inside the kubelet asks: /metrics/cadvisor, /stats/summary.",
+    {
+      socket: key(
+        'Where it looks for CRI-O. Off where a CRI-O answers there; "" is off altogether.',
+        v.union([v.literal(""), socketPath], 'must be a socket\'s absolute path, or ""'),
+        "/var/run/crio/crio.sock",
+      ),
+    },
+  ),
 
   image: section("Images and registries.", {
     registries_conf: key(

@@ -15,7 +15,7 @@ export interface LogOptions {
   format: "auto" | "json" | "pretty";
 }
 
-const current = new AsyncLocalStorage<Logger>();
+const current = new AsyncLocalStorage<{ fields: Record<string, unknown>; logger: Logger }>();
 let root: Logger = pino({ level: "silent" });
 
 /** Starts logging to standard error. Until then nothing is logged (tests, short subcommands). */
@@ -35,17 +35,24 @@ export async function startLog(options: LogOptions): Promise<void> {
   }
 }
 
+/** Changes what is logged from now on; requests under way keep their level. */
+export function setLogLevel(level: LogOptions["level"]): void {
+  root.level = level;
+}
+
 /** The logger of the current request, or the process's own. */
 export function log(): Logger {
-  return current.getStore() ?? root;
+  return current.getStore()?.logger ?? root;
 }
 
 /** Runs `body` outside the current request: what a monitor reports is no part of the call that started it. */
 export function withoutRequest<T>(fields: Record<string, unknown>, body: () => T): T {
-  return current.run(root.child(fields), body);
+  return current.run({ fields, logger: root.child(fields) }, body);
 }
 
 /** Runs `body` with a logger that adds `fields` (a request id, a pod id) to each of its lines. */
 export function withLog<T>(fields: Record<string, unknown>, body: () => T): T {
-  return current.run(log().child(fields), body);
+  // Anew from the root: a field that is given again replaces the outer one.
+  const merged = { ...current.getStore()?.fields, ...fields };
+  return current.run({ fields: merged, logger: root.child(merged) }, body);
 }
