@@ -12,6 +12,7 @@ import type { Image } from "../image/images.ts";
 import { killAll, oomFile } from "../linux/cgroup.ts";
 import { childEnvironment } from "../linux/command.ts";
 import type { Monitor } from "../monitor/client.ts";
+import { withDeadline } from "../monitor/deadline.ts";
 import { log } from "../observe/log.ts";
 import type { Operation } from "../observe/operations.ts";
 import { Undo } from "../observe/undo.ts";
@@ -46,16 +47,20 @@ export async function createContainer(
   return core.creations.run({
     what: `container ${metadata.name} (attempt ${metadata.attempt}) of pod ${pod.id}`,
     key: JSON.stringify(["container", pod.id, metadata.name, metadata.attempt]),
-    fingerprint: () => fingerprint(ContainerConfigSchema, config),
+    fingerprint: () => fingerprintOf(config),
     signal: request.signal,
     existing: () => {
       const same = core.store
         .containersOf(pod.id)
         .find(
-          ({ config: { metadata: other } }) =>
-            other?.name === metadata.name && other.attempt === metadata.attempt,
+          ({ phase, config: { metadata: other } }) =>
+            phase !== "creating" &&
+            other?.name === metadata.name &&
+            other.attempt === metadata.attempt,
         );
-      return same && { ...same, fingerprint: fingerprint(ContainerConfigSchema, same.config) };
+      // Only one that nothing has happened to can be what a retry asks for.
+      const fresh = same?.phase === "created";
+      return same && { ...same, fingerprint: fresh ? fingerprintOf(same.config) : "" };
     },
     make: () => make(core, pod, config),
     discard: (id) => removeContainer(core, id),
@@ -68,8 +73,22 @@ export async function createContainer(
   });
 }
 
+/**
+ * What makes two requests the same. The kubelet gives each attempt at a container another host file for
+ * its termination message, and reads the one that ContainerStatus names: that does not count.
+ */
+function fingerprintOf(config: ContainerConfig): string {
+  const message = config.annotations["io.kubernetes.container.terminationMessagePath"];
+  const mounts = config.mounts.map((mount) =>
+    mount.containerPath === message ? { ...mount, hostPath: "" } : mount,
+  );
+  return fingerprint(ContainerConfigSchema, { ...config, mounts });
+}
+
 function make(core: Core, pod: PodRecord, config: ContainerConfig): Promise<string> {
   requireReady(pod);
+  // Whoever makes containers in it has got its id.
+  pod.unclaimed = false;
   const image = imageOf(core, config);
   const record = newRecord(core, pod, config, image);
   return core.operations.run(`container/${record.id}`, "create", (operation) =>
@@ -155,8 +174,10 @@ async function build(core: Core, made: Build): Promise<void> {
   const paths = containerPaths(core, record.id);
   undo.add("bundle", () => rm(paths.bundle, { recursive: true, force: true }));
   mkdirSync(paths.bundle, { recursive: true, mode: 0o700 });
-  await writeSpec(core, made, rootfs);
-  if (record.logPath !== "") await mkdir(dirname(record.logPath), { recursive: true, mode: 0o755 });
+  // Both look at paths that the client names: on a file system that does not answer they wait for ever.
+  const limitMs = core.config.runtime.create_timeout_seconds * 1000;
+  const what = `container ${record.config.metadata?.name}: its mounts and log directory`;
+  await withDeadline(prepare(core, made, rootfs), limitMs, what);
 
   operation.stage(`${runtime.handler} create`);
   undo.add("OCI container", async () => {
@@ -169,6 +190,12 @@ async function build(core: Core, made: Build): Promise<void> {
     argv: runtime.createArgv(record.id, paths.bundle, paths.pidFile, paths.runtimeLog),
     explain: () => runtime.readLog(paths.runtimeLog),
   });
+}
+
+async function prepare(core: Core, made: Build, rootfs: string): Promise<void> {
+  const { logPath } = made.record;
+  await writeSpec(core, made, rootfs);
+  if (logPath !== "") await mkdir(dirname(logPath), { recursive: true, mode: 0o755 });
 }
 
 async function writeSpec(core: Core, { pod, record, image }: Build, rootfs: string): Promise<void> {

@@ -15,20 +15,23 @@ export interface ExecResult {
 /** Output up to a cap; what comes after it is dropped, the process is not held up. */
 class CappedOutput {
   readonly #chunks: Uint8Array[] = [];
-  #bytes = 0;
 
-  constructor(readonly limitBytes: number) {}
+  /** Both streams of a command share the room: their sum must fit into one answer. */
+  constructor(readonly room: { bytes: number }) {}
 
   add(chunk: Uint8Array): void {
-    const kept = chunk.subarray(0, this.limitBytes - this.#bytes);
+    const kept = chunk.subarray(0, this.room.bytes);
     if (kept.length > 0) this.#chunks.push(kept.slice());
-    this.#bytes += kept.length;
+    this.room.bytes -= kept.length;
   }
 
   bytes(): Uint8Array {
     return Buffer.concat(this.#chunks);
   }
 }
+
+/** What a timer takes: 24 days. */
+const LONGEST_TIMEOUT_MS = 2 ** 31 - 1 - 60_000;
 
 let serial = 0;
 
@@ -59,11 +62,11 @@ export async function execSync(
       `container ${container.id} is ${container.phase}, not running`,
     );
   }
-  const runtime = await core.handlers.get(pod.handler);
+  const runtime = core.handlers.existing(pod.handler);
   const files = execFiles(core, container);
-  const limit = core.config.container.exec_output_limit_bytes;
-  const stdout = new CappedOutput(limit);
-  const stderr = new CappedOutput(limit);
+  const room = { bytes: core.config.container.exec_output_limit_bytes };
+  const stdout = new CappedOutput(room);
+  const stderr = new CappedOutput(room);
   try {
     const result = await monitor.exec(
       {
@@ -72,7 +75,7 @@ export async function execSync(
         env: Object.entries(childEnvironment()).map(([name, value]) => `${name}=${value}`),
         cwd: "/",
         pidFile: files.pid,
-        timeoutMs: timeoutSeconds * 1000,
+        timeoutMs: Math.min(timeoutSeconds * 1000, LONGEST_TIMEOUT_MS),
         drainMs: core.config.container.exec_drain_timeout_seconds * 1000,
       },
       { stdout: (chunk) => stdout.add(chunk), stderr: (chunk) => stderr.add(chunk) },

@@ -1,9 +1,12 @@
 import { messageOf } from "../error.ts";
 import { killAll } from "../linux/cgroup.ts";
 import type { ContainerExit } from "../monitor/client.ts";
+import { readExitRecords } from "../monitor/exits.ts";
 import { log } from "../observe/log.ts";
+import { nowNs } from "../state/clock.ts";
 import type { ContainerRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
+import { podPaths } from "./paths.ts";
 
 /** How long the rest of a dead container's processes may take to die of SIGKILL. */
 const KILL_DEADLINE_MS = 10_000;
@@ -41,11 +44,45 @@ export function finish(core: Core, container: ContainerRecord, ending: Ending): 
     { containerId: container.id, exitCode: ending.exitCode, reason: ending.reason },
     "container exited",
   );
+  releaseLater(core, container);
+}
+
+/** Releases a container in its queue. What fails is tried again when its pod stops or it is removed. */
+export function releaseLater(core: Core, container: ContainerRecord): void {
   void core.operations
     .run(`container/${container.id}`, "release", () => release(core, container))
     .catch((error: unknown) => {
       log().error({ containerId: container.id, error: messageOf(error) }, "release failed");
     });
+}
+
+/** How long a monitor may take to report an exit after the last process has gone: it drains the log. */
+const REPORT_MS = 5_000;
+/** 128 + SIGKILL. */
+const KILLED = 137;
+
+/**
+ * Brings a container to its end, whoever is left to tell of it: kills what is in its cgroup, then takes
+ * the monitor's report, else the record on disk, else what the empty cgroup says.
+ *
+ * @param reportMs how long the report of a monitor is awaited; 0 where there is none.
+ * @throws CribError DeadlineExceeded when processes survive SIGKILL for `killMs`.
+ */
+export async function settle(
+  core: Core,
+  container: ContainerRecord,
+  why: string,
+  { killMs = KILL_DEADLINE_MS, reportMs = REPORT_MS } = {},
+): Promise<void> {
+  const reported = reportMs > 0 ? core.exits.wait(container.id, killMs + reportMs) : undefined;
+  await killAll(core.cgroups, container.cgroup, killMs);
+  if (container.phase === "exited") return;
+  if (reported !== undefined) await Promise.race([reported, Bun.sleep(reportMs)]);
+  if (container.phase !== "running" && container.phase !== "created") return;
+  const records = await readExitRecords(podPaths(core, container.podId).directory).catch(() => []);
+  const record = records.find(({ id }) => id === container.id);
+  const killed = { exitCode: KILLED, finishedAtNs: nowNs(), reason: "Error" };
+  finish(core, container, record ? endingOf(record) : { ...killed, message: why });
 }
 
 /** Containers whose end could not be written to the database. */
@@ -62,7 +99,7 @@ export async function release(core: Core, container: ContainerRecord): Promise<v
   if (released.has(container)) return;
   await killAll(core.cgroups, container.cgroup, KILL_DEADLINE_MS);
   const pod = core.store.pods.get(container.podId);
-  if (pod !== undefined) await core.handlers.existing(pod.handler)?.delete(container.id);
+  if (pod !== undefined) await core.handlers.find(pod.handler)?.delete(container.id);
   await core.storage.unmount(container.id);
   // Last: while the monitor knows the container, a restarted daemon finds its exit there.
   if (!unrecorded.has(container)) {

@@ -8,5 +8,6 @@ import type { PodSandboxConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.t
 export function hostnameOf(config: PodSandboxConfig, hostNetwork: boolean): string {
   if (hostNetwork) return hostHostname();
   if (config.hostname !== "") return config.hostname;
-  return (config.metadata?.name ?? "").slice(0, 63).replace(/[^A-Za-z0-9]+$/, "") || "pod";
+  const name = (config.metadata?.name ?? "").replaceAll(/[^A-Za-z0-9.-]/g, "-").slice(0, 63);
+  return name.replaceAll(/^[^A-Za-z0-9]+|[^A-Za-z0-9]+$/g, "") || "pod";
 }

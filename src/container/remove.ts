@@ -24,20 +24,32 @@ export async function removeContainer(core: Core, id: string): Promise<void> {
 
 const KILL_DEADLINE_MS = 10_000;
 
-/** Takes away a pod's containers whose rows cannot be read: all they have is named by their id. */
+/** Takes away a pod's containers whose rows cannot be read. */
 export async function discardDamaged(core: Core, pod: PodRecord): Promise<void> {
   for (const id of core.store.damagedContainersOf(pod.id)) {
     log().warn({ containerId: id, podId: pod.id }, "removing a container whose row is damaged");
-    await killAll(core.cgroups, placementOf(core, pod.config, id).path, KILL_DEADLINE_MS);
-    await core.handlers.existing(pod.handler)?.delete(id);
-    await core.storage.remove(id);
-    await rm(containerPaths(core, id).bundle, { recursive: true, force: true });
-    core.store.deleteContainer(id);
+    await discardById(core, pod, id);
   }
 }
 
-/** Takes away everything of a container that has ended or was never finished; the row goes last. */
-export async function discardContainer(core: Core, container: ContainerRecord): Promise<void> {
+/**
+ * Takes away a container that was never finished, or of which no more is known than its id: all that it
+ * has is named by that. The monitor first: it may still be making it.
+ */
+export async function discardById(core: Core, pod: PodRecord, id: string): Promise<void> {
+  const monitor = core.monitors.get(pod.id);
+  await monitor?.forget(id).catch(() => undefined);
+  await killAll(core.cgroups, placementOf(core, pod.config, id).path, KILL_DEADLINE_MS);
+  await core.handlers.find(pod.handler)?.delete(id);
+  await core.storage.remove(id);
+  await rm(containerPaths(core, id).bundle, { recursive: true, force: true });
+  core.store.deleteContainer(id);
+  // Once more, for one that was running when it was first asked to.
+  await monitor?.forget(id).catch(() => undefined);
+}
+
+/** Takes away everything of a container that has ended; the row goes last. */
+async function discardContainer(core: Core, container: ContainerRecord): Promise<void> {
   await release(core, container);
   await core.storage.remove(container.id);
   await rm(containerPaths(core, container.id).bundle, { recursive: true, force: true });

@@ -26,11 +26,13 @@ export async function startContainer(core: Core, id: string): Promise<void> {
           "only a created container of a ready pod can be started",
       );
     }
-    const runtime = await core.handlers.get(pod.handler);
+    container.unclaimed = false;
+    const runtime = core.handlers.existing(pod.handler);
     operation.stage(`${runtime.handler} start`);
     container.startedAtNs = nowNs();
     try {
-      await runtime.start(container.id, containerPaths(core, container.id).runtimeLog);
+      const deadlineMs = core.config.runtime.create_timeout_seconds * 1000;
+      await runtime.start(container.id, containerPaths(core, container.id).runtimeLog, deadlineMs);
     } catch (error) {
       finish(core, container, {
         exitCode: START_ERROR_EXIT_CODE,

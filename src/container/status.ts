@@ -7,6 +7,7 @@ import {
   type ContainerStatus,
   ContainerStatusSchema,
 } from "../gen/runtime/v1/container_pb.ts";
+import type { Image } from "../image/images.ts";
 import type { ContainerPhase, ContainerRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
 import { stopSignal } from "./spec/signal.ts";
@@ -39,6 +40,11 @@ export function toContainer(container: ContainerRecord): Container {
   });
 }
 
+/** The kubelet asks for an image by its id; people want to read the name that they gave it. */
+function nameOf({ config, imageRef }: ContainerRecord, image: Image | undefined): string {
+  return config.image?.userSpecifiedImage || image?.repoTags[0] || imageRef;
+}
+
 /** What ContainerStatus says of a container. */
 export function toContainerStatus(core: Core, container: ContainerRecord): ContainerStatus {
   const { config } = container;
@@ -49,10 +55,11 @@ export function toContainerStatus(core: Core, container: ContainerRecord): Conta
     metadata: config.metadata,
     state: stateOf(container),
     createdAt: container.createdAtNs,
-    startedAt: container.startedAtNs,
+    // Set a moment before the process is let go.
+    startedAt: container.phase === "created" ? 0n : container.startedAtNs,
     finishedAt: container.finishedAtNs,
     exitCode: container.exitCode,
-    image: config.image,
+    image: { image: nameOf(container, image), annotations: config.image?.annotations },
     imageRef: image?.repoDigests[0] ?? container.imageId,
     imageId: container.imageId,
     reason: container.reason,

@@ -1,10 +1,10 @@
-import { readFileSync, statSync } from "node:fs";
-import { CribError, messageOf } from "../error.ts";
-import { killAll } from "../linux/cgroup.ts";
+import { readFileSync, readlinkSync } from "node:fs";
+import { messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
 import { findContainer } from "../state/find.ts";
 import type { ContainerRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
+import { settle } from "./exit.ts";
 
 /** How often a process that was asked to end is looked at: has it become able to hear? */
 const LOOK_AGAIN_MS = 100;
@@ -70,16 +70,9 @@ async function terminate(core: Core, container: ContainerRecord, stop: Stop): Pr
 
 async function kill(core: Core, container: ContainerRecord): Promise<void> {
   if (!hasNotEnded(container)) return;
-  const limitMs = core.config.container.kill_timeout_seconds * 1000;
-  const exited = core.exits.wait(container.id, limitMs);
   await send(core, container, SIGKILL);
-  await killAll(core.cgroups, container.cgroup, limitMs);
-  if (!(await exited) && hasNotEnded(container)) {
-    throw new CribError(
-      "DeadlineExceeded",
-      `container ${container.id}: process ${container.pid} survives SIGKILL since ${limitMs / 1000} s`,
-    );
-  }
+  const killMs = core.config.container.kill_timeout_seconds * 1000;
+  await settle(core, container, "killed by Crib; its monitor does not answer", { killMs });
 }
 
 function hasNotEnded(container: ContainerRecord): boolean {
@@ -98,8 +91,8 @@ async function send(core: Core, container: ContainerRecord, signal: number): Pro
 /** Which program a process runs, "" when it is gone: changes at execve. */
 function programOf(pid: number): string {
   try {
-    const { dev, ino } = statSync(`/proc/${pid}/exe`);
-    return `${dev}:${ino}`;
+    // The link, not what it leads to: that may lie on a file system that does not answer.
+    return readlinkSync(`/proc/${pid}/exe`);
   } catch {
     return "";
   }

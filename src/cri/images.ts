@@ -38,13 +38,15 @@ export function imageRpcs({ core, stats }: CriContext) {
     async imageFsInfo() {
       const timestamp = BigInt(Date.now()) * 1_000_000n;
       const images = core.images.fsInfo();
+      // One file system, one name: where the two differ, the kubelet evicts as on a split one.
+      const fsId = { mountpoint: core.config.crib.root };
       const layers = [...core.store.containers.keys()].map((id) => core.storage.diff(id));
       const containers = await stats.total(layers);
       return {
         imageFilesystems: [
           {
             timestamp,
-            fsId: { mountpoint: images.mountpoint },
+            fsId,
             usedBytes: { value: BigInt(images.usedBytes) },
             inodesUsed: { value: BigInt(images.inodesUsed) },
           },
@@ -52,7 +54,7 @@ export function imageRpcs({ core, stats }: CriContext) {
         containerFilesystems: [
           {
             timestamp,
-            fsId: { mountpoint: core.storage.directory },
+            fsId,
             usedBytes: { value: containers.bytes },
             inodesUsed: { value: containers.inodes },
           },

@@ -70,7 +70,7 @@ async function handlerList(core: Core) {
   const working = (await core.handlers.list()).filter(({ problem }) => problem === "");
   const handlers = await Promise.all(
     working.map(async ({ name }) => {
-      const features = await core.handlers.existing(name)?.features();
+      const features = await core.handlers.find(name)?.features();
       const recursiveReadOnlyMounts = features?.recursiveReadOnlyMounts ?? false;
       return { name, features: { recursiveReadOnlyMounts, userNamespaces: false } };
     }),
@@ -81,7 +81,9 @@ async function handlerList(core: Core) {
 }
 
 async function verboseInfo(core: Core): Promise<Record<string, string>> {
-  const { crib, runtime, network } = core.config;
+  const { crib, network } = core.config;
+  // Not the environment: it may hold secrets.
+  const { default_env: _, ...runtime } = core.config.runtime;
   const info = {
     version: VERSION,
     pid: process.pid,

@@ -20,6 +20,8 @@ export interface CommandOptions {
    * reaches them too. Not for all: the scheduler sets sessions apart, which costs time under load.
    */
   ownSession?: boolean;
+  /** An open file that the command gets as its descriptor 3. */
+  inherit?: number;
   /** Bytes kept of each of stdout and stderr (default 1 MiB); 0: the command gets /dev/null. */
   outputLimitBytes?: number;
 }
@@ -93,9 +95,12 @@ export async function runCommand(argv: string[], options: CommandOptions): Promi
     cwd: options.cwd ?? "/",
     env: options.env ?? childEnvironment(),
     // Not the bytes themselves: Bun holds a memfd for those until some later garbage collection.
-    stdin: options.stdin === undefined ? "ignore" : "pipe",
-    stdout: output,
-    stderr: output,
+    stdio: [
+      options.stdin === undefined ? "ignore" : "pipe",
+      output,
+      output,
+      ...(options.inherit === undefined ? [] : [options.inherit]),
+    ],
     detached: options.ownSession ?? false,
   });
   if (child.stdin !== undefined && options.stdin !== undefined) feed(child.stdin, options.stdin);

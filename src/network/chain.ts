@@ -13,8 +13,15 @@ const TRY_AGAIN_LATER = 11;
 const RETRY_DELAYS_MS = [250, 1000, 3000];
 const NSFS_MAGIC = 0x6e736673;
 
-/** ADD by every plugin in order; returns what the last one returned. */
-export async function addChain(plugins: Plugins, record: AttachmentRecord): Promise<unknown> {
+/**
+ * ADD by every plugin in order; returns what the last one returned. The plugins inherit `hold`, so that
+ * its lock tells whether one of them still runs, even when this daemon does not.
+ */
+export async function addChain(
+  plugins: Plugins,
+  record: AttachmentRecord,
+  hold: number,
+): Promise<unknown> {
   let prevResult: unknown;
   for (const plugin of record.network.plugins) {
     const result = await plugins.call({
@@ -23,6 +30,7 @@ export async function addChain(plugins: Plugins, record: AttachmentRecord): Prom
       config: requestConfig(record.network, plugin, record.capabilityArgs, prevResult),
       env: environment(record, record.netns),
       subject: subjectOf(record),
+      hold,
     });
     // Plugins that only adjust things sometimes return nothing, although they should pass it through.
     prevResult = result ?? prevResult;

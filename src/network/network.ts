@@ -4,6 +4,7 @@
  * Every ADD is preceded by a record on disk, and every record is followed by a DEL that is repeated until it
  * succeeds: after a failed ADD, a crash of the daemon, a change of the configuration, or a reboot.
  */
+import { closeSync } from "node:fs";
 import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
 import { capabilityArgs, cniArgs, type PodAttachment } from "./attachment.ts";
@@ -144,7 +145,7 @@ export class Network {
     const { podId, network } = record;
     await this.#records.write(record);
     try {
-      const raw = await addChain(this.#plugins, record);
+      const raw = await this.#addLocked(record);
       const result = readResult(raw, record);
       await this.#records.write({ ...record, result: raw });
       this.#results.set(podId, result);
@@ -163,6 +164,15 @@ export class Network {
     }
   }
 
+  async #addLocked(record: AttachmentRecord): Promise<unknown> {
+    const hold = this.#records.lock(record.podId);
+    try {
+      return await addChain(this.#plugins, record, hold);
+    } finally {
+      closeSync(hold);
+    }
+  }
+
   async #detach(podId: string): Promise<void> {
     let record: AttachmentRecord | undefined;
     try {
@@ -176,6 +186,10 @@ export class Network {
   }
 
   async #undo(record: AttachmentRecord): Promise<void> {
+    // A daemon that was killed leaves its ADD running: a DEL before its end would be in vain.
+    if (!(await this.#records.unlocked(record.podId, this.#plugins.timeoutMs))) {
+      log().warn({ podId: record.podId }, "an earlier CNI ADD does not end; DEL all the same");
+    }
     await delChain(this.#plugins, record);
     await this.#records.remove(record.podId);
     this.#results.delete(record.podId);

@@ -43,6 +43,8 @@ export interface PluginCall {
   env: Record<string, string>;
   /** Names the network and the pod in messages. */
   subject: string;
+  /** An open file that the plugin keeps open while it runs. */
+  hold?: number;
 }
 
 /** The directories with plugins, and how long one may take. */
@@ -129,6 +131,7 @@ export class Plugins {
     try {
       return await runCommand([path], {
         ownSession: true,
+        inherit: call.hold,
         deadlineMs,
         outputLimitBytes: OUTPUT_LIMIT_BYTES,
         stdin: JSON.stringify(call.config),

@@ -2,13 +2,16 @@
  * Write-ahead records of attachments, one file for each pod: what is needed to undo an ADD, whatever has
  * happened since to the daemon, the configuration or the pod's namespace.
  */
-import { readFileSync } from "node:fs";
+import { closeSync, openSync, readFileSync } from "node:fs";
 import { mkdir, open, readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import * as v from "valibot";
 import { CribError, messageOf } from "../error.ts";
 import { codeOf } from "../linux/kernel-file.ts";
+import { tryLock } from "../linux/lock.ts";
 import { networkSchema } from "./conflist.ts";
+
+const LOCK_POLL_MS = 50;
 
 const recordSchema = v.object({
   version: v.literal(1),
@@ -82,6 +85,36 @@ export class Records {
       throw new CribError("DataLoss", `${path}: not a network record: ${messageOf(error)}`, {
         cause: error,
       });
+    }
+  }
+
+  /** Opens a pod's record and locks it; whoever inherits the descriptor shares the lock. */
+  lock(podId: string): number {
+    const fd = openSync(this.#path(podId), "r");
+    tryLock(fd);
+    return fd;
+  }
+
+  /** Waits until nobody has the record locked; false after `deadlineMs`. */
+  async unlocked(podId: string, deadlineMs: number): Promise<boolean> {
+    const end = performance.now() + deadlineMs;
+    while (performance.now() < end) {
+      const fd = this.#openOrMissing(podId);
+      if (fd === undefined) return true;
+      const free = tryLock(fd);
+      closeSync(fd);
+      if (free) return true;
+      await Bun.sleep(LOCK_POLL_MS);
+    }
+    return false;
+  }
+
+  #openOrMissing(podId: string): number | undefined {
+    try {
+      return openSync(this.#path(podId), "r");
+    } catch (error) {
+      if (codeOf(error) === "ENOENT") return undefined;
+      throw error;
     }
   }
 

@@ -1,53 +1,43 @@
 import type { Core } from "../container/core.ts";
-import { endingOf, finish } from "../container/exit.ts";
-import { podPaths } from "../container/paths.ts";
-import { messageOf } from "../error.ts";
-import { killAll } from "../linux/cgroup.ts";
-import { readExitRecords } from "../monitor/exits.ts";
+import { type Ending, finish, settle } from "../container/exit.ts";
 import { log } from "../observe/log.ts";
 import { nowNs } from "../state/clock.ts";
 import type { PodRecord } from "../state/records.ts";
-import { stopPod } from "./stop.ts";
-
-const KILL_DEADLINE_MS = 10_000;
-/** 128 + SIGKILL. */
-const KILLED = 137;
+import { untilDone } from "./retry.ts";
+import { markStopping, stopPod } from "./stop.ts";
 
 /**
- * A pod whose monitor is gone. Its containers' output has no reader any more and their exits no
+ * Ends a pod whose monitor is dead. Its containers' output has no reader any more and their exits no
  * witness, so nothing true could be said of them: what the monitor had recorded is taken over, what
  * still runs is killed and says so, and the pod is stopped, for the kubelet to make it anew.
  */
-export async function lost(core: Core, pod: PodRecord): Promise<void> {
-  if (!core.store.pods.has(pod.id) || pod.phase !== "ready") return;
-  log().error({ podId: pod.id, monitorPid: pod.monitorPid }, "the pod's monitor is gone");
-  try {
-    await endContainers(core, pod, "its pod's monitor died");
+export async function endPod(core: Core, pod: PodRecord, why: string): Promise<void> {
+  if (!core.store.pods.has(pod.id) || pod.phase === "creating" || pod.phase === "stopped") return;
+  log().error({ podId: pod.id, why }, "ending a pod that has no monitor");
+  markStopping(core, pod);
+  await untilDone(pod.id, "ending", async () => {
+    const ends = core.store
+      .containersOf(pod.id)
+      .filter(({ phase }) => phase === "created" || phase === "running")
+      .map((container) => settle(core, container, `killed by Crib: ${why}`, { reportMs: 0 }));
+    await Promise.all(ends);
     await stopPod(core, pod.id);
-  } catch (error) {
-    log().error({ podId: pod.id, error: messageOf(error) }, "ending a pod without monitor");
-  }
+  });
 }
 
-/** Gives every container of the pod that has not ended its end: the recorded one, or the kill. */
-export async function endContainers(core: Core, pod: PodRecord, why: string): Promise<void> {
-  const records = await readExitRecords(podPaths(core, pod.id).directory).catch(() => []);
-  const exits = new Map(records.map((exit) => [exit.id, exit]));
-  await Promise.all(
-    core.store.containersOf(pod.id).map(async (container) => {
-      if (container.phase === "exited" || container.phase === "creating") return;
-      const exit = exits.get(container.id);
-      if (exit !== undefined) {
-        finish(core, container, endingOf(exit));
-        return;
-      }
-      await killAll(core.cgroups, container.cgroup, KILL_DEADLINE_MS);
-      finish(core, container, {
-        exitCode: KILLED,
-        finishedAtNs: nowNs(),
-        reason: "Error",
-        message: `killed by Crib: ${why}`,
-      });
-    }),
-  );
+/** What is said of containers that were cut off with the node: as the peers say it. */
+const CUT_OFF: Omit<Ending, "finishedAtNs"> = {
+  exitCode: 255,
+  reason: "Unknown",
+  message: "the node was restarted",
+};
+
+/** Ends a pod of before a reboot: nothing of it runs, but the network wants its addresses back. */
+export function endPodOfBefore(core: Core, pod: PodRecord): void {
+  markStopping(core, pod);
+  for (const container of core.store.containersOf(pod.id)) {
+    if (container.phase === "creating") continue;
+    finish(core, container, { ...CUT_OFF, finishedAtNs: nowNs() });
+  }
+  void untilDone(pod.id, "ending", () => stopPod(core, pod.id));
 }

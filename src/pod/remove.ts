@@ -1,5 +1,5 @@
 import type { Core } from "../container/core.ts";
-import { discardDamaged, removeContainer } from "../container/remove.ts";
+import { discardById, discardDamaged, removeContainer } from "../container/remove.ts";
 import { log } from "../observe/log.ts";
 import { findPod } from "../state/find.ts";
 import { stopPod } from "./stop.ts";
@@ -12,7 +12,10 @@ export async function removePod(core: Core, id: string): Promise<void> {
   await core.operations.run(`pod/${pod.id}`, "remove", async (operation) => {
     operation.stage("containers");
     await Promise.all(
-      core.store.containersOf(pod.id).map(({ id: container }) => removeContainer(core, container)),
+      core.store.containersOf(pod.id).map(({ id: container, phase }) =>
+        // One that is still "creating" is what an undo that failed has left.
+        phase === "creating" ? discardById(core, pod, container) : removeContainer(core, container),
+      ),
     );
     await discardDamaged(core, pod);
     core.store.deletePod(pod.id);

@@ -1,6 +1,5 @@
 import { randomBytes } from "node:crypto";
 import type { Core } from "../container/core.ts";
-import { endingOf, finish } from "../container/exit.ts";
 import { hostnameOf } from "../container/hostname.ts";
 import { podPaths } from "../container/paths.ts";
 import { placementOf } from "../container/placement.ts";
@@ -15,17 +14,17 @@ import { type CgroupPlacement, startScope } from "../linux/systemd.ts";
 import type { Monitor } from "../monitor/client.ts";
 import { startMonitor } from "../monitor/start.ts";
 import type { PodAttachment } from "../network/network.ts";
-import { log, withoutRequest } from "../observe/log.ts";
+import { log } from "../observe/log.ts";
 import type { Operation } from "../observe/operations.ts";
 import { Undo } from "../observe/undo.ts";
 import { nowNs } from "../state/clock.ts";
 import { fingerprint } from "../state/fingerprint.ts";
 import type { NamespacePins, PodRecord } from "../state/records.ts";
 import { mountShm, writePodFiles } from "./files.ts";
-import { lost } from "./lost.ts";
 import { removePod } from "./remove.ts";
 import { undoPod } from "./stop.ts";
 import { namespaceModes, validatePod } from "./validate.ts";
+import { watchMonitor } from "./watch.ts";
 
 /**
  * Makes a pod: cgroup, monitor with the pod's namespaces, files, network.
@@ -58,7 +57,9 @@ export async function runPod(
           ),
       );
       // What was asked for may have been "": the default handler by another name is the same pod.
-      return same && { ...same, fingerprint: `${handler} ${print(same.config)}` };
+      // One that is no longer ready is of no use to who asks for it.
+      const fresh = same?.phase === "ready";
+      return same && { ...same, fingerprint: fresh ? `${handler} ${print(same.config)}` : "" };
     },
     make: () => make(core, config, handler),
     discard: (id) => removePod(core, id),
@@ -164,23 +165,6 @@ function podSysctls(core: Core, pod: PodRecord): Record<string, string> {
     fits(name),
   );
   return { ...Object.fromEntries(defaults), ...pod.config.linux?.sysctls };
-}
-
-/** From now on exits are recorded and the monitor's own death is noticed. */
-export function watchMonitor(core: Core, pod: PodRecord, monitor: Monitor): void {
-  pod.monitorPid = monitor.pid;
-  core.monitors.set(pod.id, monitor);
-  monitor.onExit((exit) => {
-    const container = core.store.containers.get(exit.id);
-    // A container in "creating" has no end to report: its creation sees the failure itself.
-    if (container === undefined || container.phase === "creating") return;
-    withoutRequest({ podId: pod.id }, () => finish(core, container, endingOf(exit)));
-  });
-  void monitor.closed.then(() => {
-    if (core.monitors.get(pod.id) !== monitor) return;
-    core.monitors.delete(pod.id);
-    void withoutRequest({ podId: pod.id }, () => lost(core, pod));
-  });
 }
 
 /** With the systemd driver the pod's own cgroup is a scope, which cannot be made without processes. */

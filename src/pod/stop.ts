@@ -1,5 +1,6 @@
 import { rm } from "node:fs/promises";
 import type { Core } from "../container/core.ts";
+import { release } from "../container/exit.ts";
 import { podPaths } from "../container/paths.ts";
 import { discardDamaged } from "../container/remove.ts";
 import { stopContainer } from "../container/stop.ts";
@@ -9,6 +10,7 @@ import { unmount } from "../linux/mount.ts";
 import { log } from "../observe/log.ts";
 import { findPod } from "../state/find.ts";
 import type { PodRecord } from "../state/records.ts";
+import { untilDone } from "./retry.ts";
 
 const KILL_DEADLINE_MS = 10_000;
 
@@ -20,8 +22,7 @@ export async function stopPod(core: Core, id: string): Promise<void> {
   const pod = findPod(core.store, id);
   if (pod === undefined || pod.phase === "stopped") return;
   // At once and outside the queue: from here on no container is made or started in it.
-  pod.phase = "stopping";
-  core.store.savePod(pod);
+  markStopping(core, pod);
   await core.operations.run(`pod/${pod.id}`, "stop", async (operation) => {
     if (pod.phase === "stopped" || !core.store.pods.has(pod.id)) return;
     operation.stage("containers");
@@ -36,16 +37,29 @@ export async function stopPod(core: Core, id: string): Promise<void> {
   });
 }
 
+/** From here on the pod is not ready. */
+export function markStopping(core: Core, pod: PodRecord): void {
+  if (pod.phase === "stopping") return;
+  pod.phase = "stopping";
+  try {
+    core.store.savePod(pod);
+  } catch (error) {
+    // A full disk is often why a pod is stopped: a restarted daemon would find it ready, and adopt it.
+    log().error({ podId: pod.id, error: messageOf(error) }, "not recorded that a pod is stopping");
+  }
+}
+
 /** Containers are killed, not asked: the kubelet has given them their grace before. */
 async function stopContainers(core: Core, pod: PodRecord): Promise<void> {
   await Promise.all(
-    core.store.containersOf(pod.id).map(async (container) => {
+    core.store.containersOf(pod.id).map(async ({ id }) => {
       // Behind a creation that is under way: it ends with an error, the pod is no longer ready.
-      await core.operations.run(`container/${container.id}`, "settle", async () => undefined);
-      if (!core.store.containers.has(container.id)) return;
-      await stopContainer(core, container.id, 0);
-      // Behind the release: its mounts and cgroup are gone when the namespaces go.
-      await core.operations.run(`container/${container.id}`, "settle", async () => undefined);
+      await core.operations.run(`container/${id}`, "settle", async () => undefined);
+      const container = core.store.containers.get(id);
+      if (container === undefined) return;
+      await stopContainer(core, id, 0);
+      // Its mounts and cgroup are gone when the namespaces go; what failed before is tried again.
+      await core.operations.run(`container/${id}`, "release", () => release(core, container));
     }),
   );
 }
@@ -80,29 +94,12 @@ export async function dismantle(core: Core, pod: PodRecord): Promise<void> {
   if (errors.length > 0) throw errors[0];
 }
 
-/** How long what could not be taken away waits for the next try: at first, and at most. */
-const FIRST_RETRY_MS = 500;
-const LONGEST_RETRY_MS = 30_000;
-
-/**
- * Takes away a pod that never became ready; its row goes last. What fails (a CNI DEL, say) is tried
- * again until it succeeds: nobody else knows of the pod.
- */
-export async function undoPod(
-  core: Core,
-  pod: PodRecord,
-  retryMs: number = FIRST_RETRY_MS,
-): Promise<void> {
-  try {
+/** Takes away a pod that never became ready, until it succeeds; its row goes last. */
+export function undoPod(core: Core, pod: PodRecord): Promise<void> {
+  return untilDone(pod.id, "undoing", async () => {
     await dismantle(core, pod);
     core.store.deletePod(pod.id);
-  } catch (error) {
-    log().error({ podId: pod.id, error: messageOf(error) }, "undoing a pod; trying again");
-    const next = Math.min(retryMs * 2, LONGEST_RETRY_MS);
-    setTimeout(() => {
-      void core.operations.run(`pod/${pod.id}`, "undo", () => undoPod(core, pod, next));
-    }, retryMs).unref();
-  }
+  });
 }
 
 async function endMonitor(core: Core, pod: PodRecord): Promise<void> {

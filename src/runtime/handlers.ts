@@ -31,7 +31,7 @@ const RETRY_MS = 5_000;
 export class Handlers {
   readonly #options: HandlersOptions;
   readonly #runtimes = new Map<string, OciRuntime>();
-  readonly #problems = new Map<string, Promise<string>>();
+  readonly #probes = new Map<string, { at: number; result: Promise<string> }>();
 
   constructor(options: HandlersOptions) {
     this.#options = options;
@@ -43,16 +43,12 @@ export class Handlers {
     return [...this.#runtimes.keys()];
   }
 
-  /** All handlers with what their probe said. */
+  /** All handlers with what their probe said; while none works, they are tried again. */
   async list(): Promise<Handler[]> {
     if (this.#runtimes.size === 0) this.#discover();
-    return Promise.all(
-      [...this.#runtimes.values()].map(async (runtime) => ({
-        name: runtime.handler,
-        path: runtime.path,
-        problem: await this.#problem(runtime),
-      })),
-    );
+    const handlers = await this.#probeAll(false);
+    if (handlers.some(({ problem }) => problem === "")) return handlers;
+    return this.#probeAll(true);
   }
 
   /**
@@ -69,14 +65,28 @@ export class Handlers {
         `runtime_handler: "${wanted}" is not one of ${this.names().join(", ") || "(none)"}`,
       );
     }
-    const problem = await this.#problem(runtime);
+    const problem = await this.#problem(runtime, true);
     if (problem !== "") throw new CribError("FailedPrecondition", problem);
     return runtime;
   }
 
-  /** The runtime that made an existing container, whether or not its probe would succeed now. */
-  existing(name: string): OciRuntime | undefined {
+  /** The runtime of a handler, working or not; undefined: there is none of that name. */
+  find(name: string): OciRuntime | undefined {
     return this.#runtimes.get(name);
+  }
+
+  /**
+   * The runtime that made an existing container, whether or not its probe would succeed now.
+   *
+   * @throws CribError FailedPrecondition: it is not configured any more.
+   */
+  existing(name: string): OciRuntime {
+    const runtime = this.#runtimes.get(name);
+    if (runtime !== undefined) return runtime;
+    throw new CribError(
+      "FailedPrecondition",
+      `runtime handler ${name}, which made this pod, is not there any more`,
+    );
   }
 
   /** @throws CribError FailedPrecondition: no handler works; the message says why for each. */
@@ -112,20 +122,38 @@ export class Handlers {
     }
   }
 
-  #problem(runtime: OciRuntime): Promise<string> {
-    const known = this.#problems.get(runtime.handler);
-    if (known !== undefined) return known;
-    const { stateDir, systemdCgroup } = this.#options;
-    const probe = probeRuntime(runtime, {
-      directory: `${stateDir}/probe-${runtime.handler}`,
-      systemdCgroup,
-    }).catch((error: unknown) => `runtime handler ${runtime.handler}: ${messageOf(error)}`);
-    this.#problems.set(runtime.handler, probe);
-    probe.then((problem) => {
-      if (problem === "") return;
+  #probeAll(again: boolean): Promise<Handler[]> {
+    return Promise.all(
+      [...this.#runtimes.values()].map(async (runtime) => ({
+        name: runtime.handler,
+        path: runtime.path,
+        problem: await this.#problem(runtime, again),
+      })),
+    );
+  }
+
+  /** What the probe says; `again`: what a failed one said some time ago is not believed. */
+  async #problem(runtime: OciRuntime, again: boolean): Promise<string> {
+    const known = this.#probes.get(runtime.handler);
+    if (known !== undefined) {
+      const problem = await known.result;
+      const stale = again && problem !== "" && performance.now() - known.at > RETRY_MS;
+      if (!stale || this.#probes.get(runtime.handler) !== known) return problem;
+    }
+    const probe = { at: performance.now(), result: this.#probe(runtime) };
+    this.#probes.set(runtime.handler, probe);
+    const problem = await probe.result;
+    if (problem !== "" && problem !== (await known?.result)) {
       log().warn({ handler: runtime.handler, path: runtime.path, problem }, "handler unusable");
-      setTimeout(() => this.#problems.delete(runtime.handler), RETRY_MS).unref();
-    });
-    return probe;
+    }
+    return problem;
+  }
+
+  #probe(runtime: OciRuntime): Promise<string> {
+    const { stateDir, systemdCgroup } = this.#options;
+    const directory = `${stateDir}/probe-${runtime.handler}`;
+    return probeRuntime(runtime, { directory, systemdCgroup }).catch(
+      (error: unknown) => `runtime handler ${runtime.handler}: ${messageOf(error)}`,
+    );
   }
 }

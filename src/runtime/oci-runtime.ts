@@ -13,7 +13,7 @@ export interface OciRuntimeOptions {
   systemdCgroup: boolean;
 }
 
-/** How long `start`, `delete` and `features` may take. */
+/** How long `delete`, `state` and `features` may take. */
 const COMMAND_DEADLINE_MS = 30_000;
 
 /**
@@ -46,8 +46,8 @@ export class OciRuntime {
   }
 
   /** @throws CribError with the runtime's own message. */
-  async start(id: string, logFile: string): Promise<void> {
-    const result = await this.#run(["start", id], logFile);
+  async start(id: string, logFile: string, deadlineMs: number): Promise<void> {
+    const result = await this.#run(["start", id], deadlineMs, logFile);
     if (result.exitCode !== 0) throw this.#failure("start", id, result, this.readLog(logFile));
   }
 
@@ -88,10 +88,14 @@ export class OciRuntime {
   }
 
   /** With a log file the command has no other output: that is cheaper than two pipes. */
-  async #run(command: string[], logFile?: string): Promise<CommandResult> {
+  async #run(
+    command: string[],
+    deadlineMs = COMMAND_DEADLINE_MS,
+    logFile?: string,
+  ): Promise<CommandResult> {
     try {
       return await runCommand([...this.#argv(logFile), ...command], {
-        deadlineMs: COMMAND_DEADLINE_MS,
+        deadlineMs,
         outputLimitBytes: logFile === undefined ? undefined : 0,
       });
     } catch (error) {
@@ -107,7 +111,7 @@ export class OciRuntime {
     if (result.timedOut) {
       return new CribError(
         "DeadlineExceeded",
-        `${this.handler} ${verb} ${id} did not end within ${COMMAND_DEADLINE_MS / 1000} s`,
+        `${this.handler} ${verb} ${id} did not end in time and was killed`,
       );
     }
     const detail = result.stderr.trim().split("\n").at(-1) ?? "";

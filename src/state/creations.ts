@@ -52,7 +52,7 @@ export class Creations {
         throw new CribError("AlreadyExists", `${creation.what} is there already: ${existing.id}`);
       }
       if (existing.fingerprint === creation.fingerprint()) {
-        creation.setUnclaimed(existing.id, false);
+        creation.setUnclaimed(existing.id, creation.signal.aborted);
         return existing.id;
       }
       await creation.discard(existing.id);

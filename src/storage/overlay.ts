@@ -1,6 +1,7 @@
 /** Overlay mounts: read-only layers below one writable directory. */
-import { existsSync } from "node:fs";
+import { existsSync, rmSync } from "node:fs";
 import { relative } from "node:path";
+import { codeOf } from "../linux/kernel-file.ts";
 import { mount } from "../linux/mount.ts";
 
 export interface OverlayMount {
@@ -28,12 +29,28 @@ export function mountOverlay({ layersDirectory, lowers, upper, work, target }: O
   ];
   // With the inode index a stale upper of a crashed mount is refused as busy.
   if (existsSync("/sys/module/overlay/parameters/index")) options.push("index=off");
+  // The mark of an earlier volatile mount would refuse another one.
+  rmSync(`${work}/work/incompat`, { recursive: true, force: true });
   const before = workingDirectory();
   process.chdir(layersDirectory);
   try {
-    mount({ source: "overlay", target, type: "overlay", data: options.join(",") });
+    mountVolatile(target, options);
   } finally {
     process.chdir(before);
+  }
+}
+
+/**
+ * Volatile: else unmounting writes out the whole file system below first, and everybody waits. What
+ * containers write is not used after a power cut: the kubelet makes them anew. Linux 5.10 and newer.
+ */
+function mountVolatile(target: string, options: readonly string[]): void {
+  const overlay = { source: "overlay", target, type: "overlay" };
+  try {
+    mount({ ...overlay, data: [...options, "volatile"].join(",") });
+  } catch (error) {
+    if (codeOf(error) !== "EINVAL") throw error;
+    mount({ ...overlay, data: options.join(",") });
   }
 }
 
