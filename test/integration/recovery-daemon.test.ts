@@ -217,7 +217,7 @@ test("kills at random moments lose nothing and leave nothing", async () => {
     await Bun.sleep(Math.random() * 350);
     await node.kill();
     await work;
-    await node.start();
+    await node.start({}, false);
   }
   const { containers } = await node.runtime.listContainers({});
   for (const { container, code } of ends) {

@@ -57,6 +57,41 @@ test("a monitor that dies takes its pod with it, and only that", async () => {
   expect(node.leftovers().join("\n")).not.toContain(pod.id);
 });
 
+test("a monitor that dies while its pod is being stopped does not hold up the stop", async () => {
+  const pod = await node.pod();
+  const container = await node.run(pod);
+  const monitor = await monitorOf(pod);
+  process.kill(monitor, "SIGSTOP");
+  const stopping = node.runtime.stopPodSandbox({ podSandboxId: pod.id });
+  await until("the stop has begun", async () => {
+    return (await podState(pod)) === PodSandboxState.SANDBOX_NOTREADY;
+  });
+  process.kill(monitor, "SIGKILL");
+  await stopping;
+  expect(await node.status(container)).toMatchObject({
+    state: ContainerState.CONTAINER_EXITED,
+    exitCode: 137,
+  });
+});
+
+test("a pod whose monitor hangs can be removed", async () => {
+  const pod = await node.pod();
+  await node.run(pod);
+  await node.restart({
+    "monitor.start_timeout_seconds": "1",
+    "container.kill_timeout_seconds": "1",
+  });
+  process.kill(await monitorOf(pod), "SIGSTOP");
+  await until("the pod can be removed", () =>
+    node.remove(pod).then(
+      () => true,
+      () => false,
+    ),
+  );
+  expect(node.leftovers()).toEqual([]);
+  await node.restart();
+});
+
 test("a monitor that dies while its pod is made makes the creation fail", async () => {
   node.close("cni-add");
   const creating = refusal(node.pod());

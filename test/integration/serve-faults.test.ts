@@ -201,7 +201,7 @@ test("a PATH without runc and crun is told as it is", async () => {
 });
 
 test("a CNI plugin that hangs is killed at its deadline and undone", async () => {
-  const on = await startNode({ set: { "network.timeout_seconds": "0.5" } });
+  const on = await startNode({ set: { "network.timeout_seconds": "3" } });
   node = on;
   on.close("cni-add");
   const refused = await refusal(on.pod());
