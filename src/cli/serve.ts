@@ -64,9 +64,12 @@ export async function serve(options: ServeOptions): Promise<void> {
   log().info({ version: VERSION, socket: config.crib.socket, pid: process.pid }, "crib is up");
   await tell(notifier, "READY=1", `STATUS=serving ${config.crib.socket}`);
   up.resolve();
-  feedWatchdog(notifier, (deadlineMs) => selfCheck(config.crib.socket, deadlineMs));
+  const endWatchdog = feedWatchdog(notifier, (deadlineMs) =>
+    selfCheck(config.crib.socket, deadlineMs),
+  );
   whenIdle(core);
   await untilSignal();
+  endWatchdog();
   await tell(notifier, "STOPPING=1");
   await shutdown(core, server);
   stopCadvisor();

@@ -58,21 +58,30 @@ async function reload(
 /**
  * Tells the manager "WATCHDOG=1", several times within its interval, as long as `selfCheck` succeeds.
  * A daemon whose own socket does not answer goes silent and is started again.
+ *
+ * @returns the way to end it.
  */
-export function feedWatchdog(notifier: Notifier, selfCheck: (deadlineMs: number) => Promise<void>) {
-  const intervalMs = notifier.watchdogMs;
-  if (intervalMs === undefined) return;
-  const pauseMs = intervalMs / 4;
+export function feedWatchdog(
+  notifier: Notifier,
+  selfCheck: (deadlineMs: number) => Promise<void>,
+): () => void {
+  if (notifier.watchdogMs === undefined) return () => undefined;
+  const pauseMs = notifier.watchdogMs / 4;
+  let ended = false;
   const beat = async () => {
     try {
       await selfCheck(pauseMs);
-      await tell(notifier, "WATCHDOG=1");
+      if (!ended) await tell(notifier, "WATCHDOG=1");
     } catch (error) {
+      if (ended) return;
       log().error({ error: messageOf(error) }, "watchdog: the daemon's own socket does not answer");
     }
-    setTimeout(beat, pauseMs).unref();
+    if (!ended) setTimeout(beat, pauseMs).unref();
   };
   void beat();
+  return () => {
+    ended = true;
+  };
 }
 
 /** A manager that cannot be told is no reason to stop: it has its own time-outs. */
