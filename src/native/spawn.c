@@ -118,17 +118,27 @@ struct entry {
   char name[];
 };
 
-void kill_family(pid_t pid) {
+static void kill_relatives(int proc, pid_t family) {
   _Alignas(struct entry) char entries[4096];
-  int proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  long length = 0;
-  kill(pid, SIGSTOP); /* so that it starts nothing that the search has already passed */
-  while (proc >= 0 && (length = syscall(SYS_getdents64, proc, entries, sizeof entries)) > 0) {
+  long length;
+  while ((length = syscall(SYS_getdents64, proc, entries, sizeof entries)) > 0) {
     for (long at = 0; at < length;) {
       struct entry *entry = (struct entry *)(entries + at);
-      if (entry->name[0] >= '1' && entry->name[0] <= '9') kill_if_related(proc, entry->name, pid);
+      if (entry->name[0] >= '1' && entry->name[0] <= '9')
+        kill_if_related(proc, entry->name, family);
       at += entry->size;
     }
+  }
+}
+
+void kill_family(pid_t pid) {
+  int proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  /* Stopped, it starts nothing behind the search's back. It stops a moment later than it is told:
+   * what it started in that moment the second search finds. */
+  kill(pid, SIGSTOP);
+  for (int pass = 0; proc >= 0 && pass < 2; pass++) {
+    kill_relatives(proc, pid);
+    lseek(proc, 0, SEEK_SET);
   }
   if (proc >= 0) close(proc);
   kill(pid, SIGKILL);

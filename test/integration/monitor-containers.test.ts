@@ -91,6 +91,17 @@ describe("creation", () => {
     expect(created.startError).toContain("did not end in time");
   });
 
+  test("a runtime that starts processes until it is killed leaves none", async () => {
+    const request = pod.createRequest("forking", { args: ["true"] });
+    const argv = ["/bin/sh", "-c", "while :; do setsid sleep 7654 & done"];
+    for (let round = 0; round < 4; round++) {
+      const created = await pod.monitor.create({ ...request, argv, deadlineMs: 100 });
+      expect(created).toMatchObject({ pid: 0, exitStatus: 137 });
+    }
+    await Bun.sleep(100); // those that were killed may still be dying
+    expect(findProcess("sleep\x007654\x00")).toBeUndefined();
+  });
+
   test("what a runtime made before it was killed goes with it", async () => {
     const request = pod.createRequest("half-made", { args: ["true"] });
     // The process is nobody's child but the monitor's when the deadline comes.
