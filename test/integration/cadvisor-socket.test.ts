@@ -184,7 +184,6 @@ describe("a pod", () => {
   test("is known from the first moment that its cgroup is there", async () => {
     node.close("cni-add");
     const creation = node.pod();
-    const deadline = performance.now() + 20_000;
     let found: string | undefined;
     await until("the pod's cgroup", () => {
       const place = `*${node.cgroupParent}/crio-*`;
