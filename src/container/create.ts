@@ -93,7 +93,8 @@ function make(core: Core, pod: PodRecord, config: ContainerConfig): Promise<stri
   const record = newRecord(core, pod, config, image);
   return core.operations.run(`container/${record.id}`, "create", (operation) =>
     Undo.on(async (undo) => {
-      undo.add("row", () => core.store.deleteContainer(record.id));
+      // What cannot be taken back now goes with the pod: it finds it by its row.
+      undo.addIfClean("row", () => core.store.deleteContainer(record.id));
       core.store.saveContainer(record);
       await build(core, { pod, record, image, undo, operation });
       requireReady(pod);

@@ -2,7 +2,7 @@ import { rm } from "node:fs/promises";
 import type { Core } from "../container/core.ts";
 import { release } from "../container/exit.ts";
 import { podPaths } from "../container/paths.ts";
-import { discardDamaged } from "../container/remove.ts";
+import { discardById, discardDamaged } from "../container/remove.ts";
 import { stopContainer } from "../container/stop.ts";
 import { messageOf } from "../error.ts";
 import { killAll, removeCgroup } from "../linux/cgroup.ts";
@@ -57,6 +57,8 @@ async function stopContainers(core: Core, pod: PodRecord): Promise<void> {
       await core.operations.run(`container/${id}`, "settle", async () => undefined);
       const container = core.store.containers.get(id);
       if (container === undefined) return;
+      // One whose creation failed and could not be undone.
+      if (container.phase === "creating") return discardById(core, pod, id);
       await stopContainer(core, id, 0);
       // Its mounts and cgroup are gone when the namespaces go; what failed before is tried again.
       await core.operations.run(`container/${id}`, "release", () => release(core, container));

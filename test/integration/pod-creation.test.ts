@@ -9,7 +9,7 @@ beforeAll(async () => {
 });
 
 afterEach(async () => {
-  for (const gate of ["cni-add", "create", "cni-del"] as const) node.open(gate);
+  for (const gate of ["cni-add", "create", "cni-del", "delete"] as const) node.open(gate);
   expect(await node.cleaned()).toEqual([]);
 });
 
@@ -198,4 +198,31 @@ test("stopping and removing a pod while a container is made in it leaves nothing
   expect(await creating).toMatchObject({ code: "FailedPrecondition" });
   await removing;
   expect(node.leftovers()).toEqual([]);
+});
+
+test("a container whose removal fails is removed by a later call", async () => {
+  const pod = await node.pod();
+  const container = await node.create(pod);
+  node.close("delete", "fail");
+  const remove = () => node.runtime.removeContainer({ containerId: container.id });
+  expect((await refusal(remove())).message).toContain("the gate says no");
+  node.open("delete");
+  await remove();
+  expect((await node.runtime.listContainers({})).containers).toEqual([]);
+});
+
+test("a failed creation whose clean-up fails too goes with its pod", async () => {
+  const pod = await node.pod();
+  node.close("create");
+  const creating = refusal(node.create(pod));
+  await node.reached("create");
+  const stopping = node.runtime.stopPodSandbox({ podSandboxId: pod.id }).catch(() => undefined);
+  await until("the stop is queued", async () => (await operations()).includes("stop"));
+  node.close("delete", "fail");
+  node.open("create");
+  expect(await creating).toMatchObject({ code: "FailedPrecondition" });
+  node.open("delete");
+  await stopping;
+  await node.remove(pod);
+  expect(await node.cleaned()).toEqual([]);
 });

@@ -91,6 +91,22 @@ test("a step that fails does not keep the others from being undone", async () =>
   expect(events).toEqual(["first"]);
 });
 
+test("what is to be undone only after everything else stays when a step fails", async () => {
+  const attempt = (broken: boolean) =>
+    Undo.on(async (undo) => {
+      undo.addIfClean("row", () => void events.push("row"));
+      undo.add("thing", () => {
+        if (broken) throw new Error("the step's");
+        events.push("thing");
+      });
+      throw new Error("the body's");
+    });
+  await expect(attempt(true)).rejects.toThrow("the body's");
+  expect(events).toEqual([]);
+  await expect(attempt(false)).rejects.toThrow("the body's");
+  expect(events).toEqual(["thing", "row"]);
+});
+
 test("what succeeds is not undone", async () => {
   const result = Undo.on(async (undo) => {
     undo.add("never", () => void events.push("never"));
