@@ -1,10 +1,11 @@
 #!/bin/bash
 # Installs what this machine lacks to build, test and demonstrate Crib; quick when nothing is missing.
 #
-#   bash test/setup.sh [GROUP...]     groups: base test arm64 bench (default: base)
+#   bash test/setup.sh [GROUP...]     groups: base test node arm64 bench (default: base)
 #
 #   base   build and demo: C compiler against musl, runc, crun, CNI plugins, a registry, skopeo
 #   test   base's checks: clang (analyser, sanitizers), clang-format, the arm64 cross compiler
+#   node   the virtual machine of `npm run test:node`: qemu, Debian's bootstrap and disk tools
 #   arm64  only the cross compiler, for `npm run build -- --arm64`
 #   bench  the peers of the benchmarks: conmon, containerd
 #
@@ -30,6 +31,9 @@ arm64_packages=(
 test_packages=(
   clang:clang clang-format:clang-format libclang-rt-dev:has_sanitizers procps:sysctl
   "${arm64_packages[@]}"
+)
+node_packages=(
+  qemu-system-x86:qemu-system-x86_64 mmdebstrap:mmdebstrap e2fsprogs:mke2fs procps:sysctl
 )
 bench_packages=(conmon:conmon containerd:containerd)
 
@@ -131,9 +135,10 @@ for group in "${@:-base}"; do
   case $group in
     base) wanted+=("${base_packages[@]}") ;;
     test) wanted+=("${test_packages[@]}") ;;
+    node) wanted+=("${node_packages[@]}") ;;
     arm64) wanted+=("${arm64_packages[@]}") ;;
     bench) wanted+=("${bench_packages[@]}") ;;
-    *) fail "unknown group $group: base, test, arm64, bench" ;;
+    *) fail "unknown group $group: base, test, node, arm64, bench" ;;
   esac
 done
 

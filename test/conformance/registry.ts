@@ -10,16 +10,21 @@ const address = "127.0.0.1:5000";
 export const mirrored = ["registry.k8s.io", "k8s.gcr.io", "gcr.io"];
 const busybox = "/bin/busybox";
 
+/** Starts Debian's docker-registry with the stand-ins; in a private network namespace: the port is fixed. */
+export async function startRegistry(): Promise<{ stop(): Promise<void> }> {
+  return serve(await filledRegistry());
+}
+
 /**
- * Starts Debian's docker-registry with the stand-ins in it; filled once for each content of the
+ * The directory of a docker-registry with the stand-ins in it; filled once for each content of the
  * stand-ins and kept in the cache. Call in a private network namespace: the port is fixed.
  */
-export async function startRegistry(): Promise<{ stop(): Promise<void> }> {
+export async function filledRegistry(): Promise<string> {
   const images = join(import.meta.dir, "images");
   const sources = ["tar.ts", "layout.ts", "stand-ins.ts", "nonewprivs.c"];
   const hash = hashOf([busybox, ...sources.map((name) => join(images, name))]);
   const directory = join(cache, `registry-${hash}`);
-  if (existsSync(directory)) return serve(directory);
+  if (existsSync(directory)) return directory;
   const staging = `${directory}.${process.pid}`;
   mkdirSync(staging, { recursive: true });
   const filling = await serve(staging);
@@ -30,7 +35,7 @@ export async function startRegistry(): Promise<{ stop(): Promise<void> }> {
   }
   rmSync(join(staging, "layout"), { recursive: true });
   renameSync(staging, directory);
-  return serve(directory);
+  return directory;
 }
 
 function fill(layoutDirectory: string): void {

@@ -1,0 +1,52 @@
+/** Reads what `bun test` prints in the virtual machine and prints one line for each case as it ends. */
+export class Report {
+  readonly #print: (line: string) => void;
+  /** What the current case printed, so far. */
+  #said: string[] = [];
+  #ended = new Map<string, number>();
+
+  constructor(print: (line: string) => void) {
+    this.#print = print;
+  }
+
+  /** Files that ended, with the exit status of `bun test`. */
+  get ended(): ReadonlyMap<string, number> {
+    return this.#ended;
+  }
+
+  /** One line from the guest: of `bun test`, or "::file NAME" and "::end NAME STATUS" of run-cases.sh. */
+  line(raw: string): void {
+    const line = raw.trimEnd();
+    const [, mark, rest = ""] = /^::(file|end) (.*)$/.exec(line) ?? [];
+    if (mark === "file") this.#startFile(rest);
+    else if (mark === "end") this.#endFile(rest);
+    else this.#testLine(line);
+  }
+
+  #testLine(line: string): void {
+    const [, verdict, name = "", ms] =
+      /^\((pass|fail|skip|todo)\) (.*?)(?: \[([\d.]+)ms\])?$/.exec(line) ?? [];
+    if (verdict === undefined) {
+      if (!/^$|^bun test v|^\S+\.test\.js:$/.test(line)) this.#said.push(line);
+      return;
+    }
+    const sign = { pass: "✓", fail: "✗" }[verdict] ?? "-";
+    const seconds = ms === undefined ? "" : `  ${(Number(ms) / 1000).toFixed(1)} s`;
+    this.#print(`  ${sign} ${name}${seconds}`);
+    if (verdict === "fail") for (const it of this.#said) this.#print(`      ${it}`);
+    this.#said = [];
+  }
+
+  #startFile(name: string): void {
+    this.#said = [];
+    this.#print(`\n${name}`);
+  }
+
+  #endFile(rest: string): void {
+    const [name = "", status = ""] = rest.split(" ");
+    this.#ended.set(name, Number(status));
+    // An error outside of a case comes after the last one.
+    if (status !== "0") for (const it of this.#said) this.#print(`      ${it}`);
+    this.#said = [];
+  }
+}
