@@ -58,6 +58,32 @@ withConfig(program.command("config").description("print the configuration that h
   });
 
 program
+  .command("install")
+  .description("write the systemd unit, default configuration, crictl.yaml and directories")
+  .option("--now", "also enable and start the service")
+  .option("--dry-run", "only say what would be done")
+  .option("--force", "overwrite a unit that was edited by hand")
+  .option("--config-dir <dir>", "where crib.toml goes (default: /etc/crib)")
+  .option("--root-dir <dir>", "install below this directory instead of /")
+  .action(async (options) => {
+    const { install } = await import("./cli/install.ts");
+    await install(options);
+  });
+
+program
+  .command("uninstall")
+  .description("stop the service and take back what install did; data stays")
+  .option("--purge", "also remove images, containers' files, database and configuration")
+  .option("--dry-run", "only say what would be done")
+  .option("--force", "remove a unit that was edited by hand")
+  .option("--config-dir <dir>", "where crib.toml is (default: /etc/crib)")
+  .option("--root-dir <dir>", "uninstall below this directory instead of /")
+  .action(async (options) => {
+    const { uninstall } = await import("./cli/uninstall.ts");
+    await uninstall(options);
+  });
+
+program
   .command("version")
   .description("print the version")
   .option("--json", "print JSON")
