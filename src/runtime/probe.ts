@@ -19,7 +19,11 @@ function bundle(id: string, options: ProbeOptions): object {
     ociVersion: "1.0.2",
     root: { path: "rootfs", readonly: true },
     process: { user: { uid: 0, gid: 0 }, args: ["/probe"], cwd: "/", noNewPrivileges: true },
-    mounts: [{ destination: "/proc", type: "proc", source: "proc" }],
+    mounts: [
+      { destination: "/proc", type: "proc", source: "proc" },
+      // The runtime makes devices here; the directory itself may be on a file system without (/run).
+      { destination: "/dev", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=755"] },
+    ],
     linux: {
       cgroupsPath: options.systemdCgroup ? `system.slice:crib:${id}` : `/${id}`,
       namespaces: [{ type: "mount" }, { type: "pid" }, { type: "network" }],
@@ -41,7 +45,9 @@ export async function probeRuntime(runtime: OciRuntime, options: ProbeOptions): 
   const pidFile = `${directory}/pid`;
   const logFile = `${directory}/log`;
   await rm(directory, { recursive: true, force: true });
-  await mkdir(`${directory}/rootfs/proc`, { recursive: true, mode: 0o700 });
+  for (const name of ["proc", "dev"]) {
+    await mkdir(`${directory}/rootfs/${name}`, { recursive: true, mode: 0o700 });
+  }
   try {
     await writeFile(`${directory}/rootfs/probe`, "", { mode: 0o755 });
     await writeFile(`${directory}/config.json`, JSON.stringify(bundle(id, options)));
