@@ -60,7 +60,7 @@ export async function create(
     config: {
       metadata: { name, attempt: 0 },
       image: { image: busybox },
-      command: ["sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.2; done"],
+      command: ["sh", "-c", "trap 'exit 0' TERM; sleep 100000 & wait"],
       logPath: `${name}.log`,
       ...rest,
       linux: { resources, securityContext: { namespaceOptions: { pid: 1 } } },

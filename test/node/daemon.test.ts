@@ -1,0 +1,108 @@
+/** Crib as a systemd unit: what its end, by systemctl or by a signal, does to pods. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { readFileSync } from "node:fs";
+import { ContainerState } from "../../src/gen/runtime/v1/container_pb.ts";
+import { exec, exited, kubeletParent, type Pod, run, runPod, statusOf } from "./cri.ts";
+import { busybox, Crib, cleaned, sh, until } from "./node.ts";
+
+let crib: Crib;
+let pod: Pod;
+let container: string;
+
+/** Prints a number every half second. */
+const counter = "i=0; while :; do i=$((i+1)); echo $i; sleep 0.5; done";
+
+beforeAll(async () => {
+  crib = await Crib.start();
+  await crib.image.pullImage({ image: { image: busybox } });
+  pod = await runPod(crib, { cgroupParent: kubeletParent("systemd", "daemon") });
+  container = await run(crib, pod, { command: ["sh", "-c", counter] });
+});
+
+afterAll(async () => {
+  await crib.removeAll();
+});
+
+/** The container is the one that it was, its log has every number once, and exec works. */
+async function expectUnchanged(startedAt: bigint): Promise<void> {
+  const status = await statusOf(crib, container);
+  expect(status.state).toBe(ContainerState.CONTAINER_RUNNING);
+  expect(status.startedAt).toBe(startedAt);
+  const count = () => readFileSync(status.logPath, "utf8").trim().split("\n").length;
+  const before = count();
+  await until("more lines in the log", () => count() > before);
+  const numbers = readFileSync(status.logPath, "utf8").trim().split("\n");
+  expect(numbers.map((it) => it.split(" ")[3])).toEqual(numbers.map((_, i) => String(i + 1)));
+  expect(await exec(crib, container, "echo here")).toBe("here");
+}
+
+test("systemctl restart leaves pods alone", async () => {
+  const { startedAt } = await statusOf(crib, container);
+  await crib.restart();
+  await expectUnchanged(startedAt);
+});
+
+test("systemctl stop leaves pods alone, and start finds them again", async () => {
+  const { startedAt } = await statusOf(crib, container);
+  await crib.stop();
+  expect(sh("systemctl", "is-active", `crio-${container}.scope`).trim()).toBe("active");
+  sh("systemctl", "start", "crib");
+  await crib.answers();
+  await expectUnchanged(startedAt);
+});
+
+test("kill -9 of the daemon leaves pods alone, three times", async () => {
+  const { startedAt } = await statusOf(crib, container);
+  for (let round = 0; round < 3; round += 1) {
+    await crib.kill();
+    await expectUnchanged(startedAt);
+  }
+});
+
+test("a container that ends while no daemon runs has its exit code afterwards", async () => {
+  const id = await run(crib, pod, { command: ["sh", "-c", "sleep 8; exit 5"] });
+  await crib.stop();
+  await until("the scope's end", () => {
+    const { stdout } = Bun.spawnSync(["systemctl", "is-active", `crio-${id}.scope`]);
+    return stdout.toString().trim() !== "active";
+  });
+  sh("systemctl", "start", "crib");
+  await crib.answers();
+  const status = await exited(crib, id);
+  expect([status.exitCode, status.reason]).toEqual([5, "Error"]);
+});
+
+test("a container that runs out of memory while no daemon runs is OOMKilled afterwards", async () => {
+  const limit = 20n * 1024n * 1024n;
+  const id = await run(crib, pod, {
+    command: ["sh", "-c", "sleep 8; dd if=/dev/zero of=/dev/null bs=100M count=1"],
+    resources: { memoryLimitInBytes: limit, memorySwapLimitInBytes: limit },
+  });
+  await crib.stop();
+  await until("the scope's end", () => {
+    const { stdout } = Bun.spawnSync(["systemctl", "is-active", `crio-${id}.scope`]);
+    return stdout.toString().trim() !== "active";
+  });
+  sh("systemctl", "start", "crib");
+  await crib.answers();
+  const status = await exited(crib, id);
+  expect([status.exitCode, status.reason]).toEqual([137, "OOMKilled"]);
+});
+
+test("a pod whose monitor is killed is not ready, and can be removed", async () => {
+  const victim = await runPod(crib, { cgroupParent: kubeletParent("systemd", "victim") });
+  await run(crib, victim);
+  const { info } = await crib.runtime.podSandboxStatus({ podSandboxId: victim.id, verbose: true });
+  process.kill(Number(JSON.parse(info.info ?? "{}").pid), "SIGKILL");
+  await until("the pod's end", async () => {
+    const { status } = await crib.runtime.podSandboxStatus({ podSandboxId: victim.id });
+    return status?.state === 1;
+  });
+  await crib.runtime.stopPodSandbox({ podSandboxId: victim.id });
+  await crib.runtime.removePodSandbox({ podSandboxId: victim.id });
+});
+
+test("nothing is left when the pods are removed", async () => {
+  await crib.removeAll();
+  expect(await cleaned()).toEqual([]);
+});
