@@ -1,6 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { mkdirSync, writeFileSync } from "node:fs";
-import { mkdir, rm } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import { CribError } from "../error.ts";
 import {
@@ -9,13 +9,13 @@ import {
 } from "../gen/runtime/v1/container_config_pb.ts";
 import { NamespaceMode } from "../gen/runtime/v1/security_pb.ts";
 import type { Image } from "../image/images.ts";
-import { killAll, oomFile } from "../linux/cgroup.ts";
+import { oomFile } from "../linux/cgroup.ts";
 import { childEnvironment } from "../linux/command.ts";
 import type { Monitor } from "../monitor/client.ts";
 import { withDeadline } from "../monitor/deadline.ts";
 import { log } from "../observe/log.ts";
 import type { Operation } from "../observe/operations.ts";
-import { Undo } from "../observe/undo.ts";
+import { orUndo } from "../observe/undo.ts";
 import { nowNs } from "../state/clock.ts";
 import { requireContainer, requirePod } from "../state/find.ts";
 import { fingerprint } from "../state/fingerprint.ts";
@@ -24,7 +24,7 @@ import type { Core } from "./core.ts";
 import { hostnameOf } from "./hostname.ts";
 import { containerPaths, logPathOf, podPaths } from "./paths.ts";
 import { placementOf } from "./placement.ts";
-import { removeContainer } from "./remove.ts";
+import { discardById, removeContainer } from "./remove.ts";
 import { stopSignal } from "./spec/signal.ts";
 
 /**
@@ -91,18 +91,19 @@ function make(core: Core, pod: PodRecord, config: ContainerConfig): Promise<stri
   pod.unclaimed = false;
   const image = imageOf(core, config);
   const record = newRecord(core, pod, config, image);
+  const create = async (operation: Operation) => {
+    core.store.saveContainer(record);
+    await build(core, { pod, record, image, operation });
+    requireReady(pod);
+    record.phase = "created";
+    core.store.saveContainer(record);
+    log().info({ containerId: record.id, podId: pod.id, pid: record.pid }, "container created");
+    return record.id;
+  };
+  // The row goes last: what cannot be taken back now goes with the pod, which finds it by that.
+  const undo = () => discardById(core, pod, record.id);
   return core.operations.run(`container/${record.id}`, "create", (operation) =>
-    Undo.on(async (undo) => {
-      // What cannot be taken back now goes with the pod: it finds it by its row.
-      undo.addIfClean("row", () => core.store.deleteContainer(record.id));
-      core.store.saveContainer(record);
-      await build(core, { pod, record, image, undo, operation });
-      requireReady(pod);
-      record.phase = "created";
-      core.store.saveContainer(record);
-      log().info({ containerId: record.id, podId: pod.id, pid: record.pid }, "container created");
-      return record.id;
-    }),
+    orUndo(() => create(operation), undo),
   );
 }
 
@@ -156,24 +157,21 @@ interface Build {
   pod: PodRecord;
   record: ContainerRecord;
   image: Image;
-  undo: Undo;
   operation: Operation;
 }
 
 async function build(core: Core, made: Build): Promise<void> {
-  const { pod, record, undo, operation } = made;
+  const { pod, record, operation } = made;
   const runtime = await core.handlers.get(pod.handler);
   const monitor = core.monitors.get(pod.id);
   if (monitor === undefined) {
     throw new CribError("Unavailable", `pod sandbox ${pod.id} has no monitor; make it anew`);
   }
   operation.stage("root file system");
-  undo.add("writable layer", () => core.storage.remove(record.id));
   const { rootfs } = await core.storage.prepare(record.id, [...record.layers]);
 
   operation.stage("config.json");
   const paths = containerPaths(core, record.id);
-  undo.add("bundle", () => rm(paths.bundle, { recursive: true, force: true }));
   mkdirSync(paths.bundle, { recursive: true, mode: 0o700 });
   // Both look at paths that the client names: on a file system that does not answer they wait for ever.
   const limitMs = core.config.runtime.create_timeout_seconds * 1000;
@@ -181,12 +179,6 @@ async function build(core: Core, made: Build): Promise<void> {
   await withDeadline(prepare(core, made, rootfs), limitMs, what);
 
   operation.stage(`${runtime.handler} create`);
-  undo.add("OCI container", async () => {
-    // Cleared first: the exit of what is killed here is nobody's business.
-    await killAll(core.cgroups, record.cgroup, 5_000);
-    await runtime.delete(record.id);
-    await monitor.forget(record.id).catch(() => undefined);
-  });
   await runCreate(core, monitor, record, {
     argv: runtime.createArgv(record.id, paths.bundle, paths.pidFile, paths.runtimeLog),
     explain: () => runtime.readLog(paths.runtimeLog),

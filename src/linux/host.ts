@@ -13,6 +13,8 @@ export interface HostFacts {
   selinux: boolean;
   /** Page sizes that cgroups can limit, as "2MB", "1GB". */
   hugepageSizes: readonly string[];
+  /** The hard limit of open files that Crib runs with, and can give. */
+  openFilesMax: number;
   /** Cgroups limit swap too (CONFIG_MEMCG_SWAP; swapaccount=1 on old cgroup v1 hosts). */
   swapAccounting: boolean;
 }
@@ -35,8 +37,15 @@ export function readHost(controllers: ReadonlyMap<string, string>): HostFacts {
     apparmor: readOr("/sys/module/apparmor/parameters/enabled", "N").startsWith("Y"),
     selinux: existsSync("/sys/fs/selinux/enforce"),
     hugepageSizes: controllers.has("hugetlb") ? hugepageSizes() : [],
+    openFilesMax: openFilesMax(readOr("/proc/self/limits", "")),
     swapAccounting: hasSwapAccounting(controllers.get("memory")),
   };
+}
+
+/** From proc_pid_limits(5); "unlimited" and what cannot be read are the kernel's own ceiling. */
+function openFilesMax(limits: string): number {
+  const hard = /^Max open files\s+\S+\s+(\d+)/m.exec(limits)?.[1];
+  return hard === undefined ? 1024 * 1024 : Number(hard);
 }
 
 /** Whether the kernel has an AppArmor profile of this name loaded; unknown counts as loaded. */

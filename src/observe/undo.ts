@@ -2,42 +2,18 @@ import { messageOf } from "../error.ts";
 import { log } from "./log.ts";
 
 /**
- * Clean-up, registered where the thing is made: `undo.add("monitor", () => …)`. When the operation
- * fails, `run` takes everything back in reverse order; a step that fails is logged and the rest goes on.
+ * Runs `body`; when it fails, takes back what it has made and throws its error. What is made has names
+ * that follow from an id, and `undo` is idempotent, so it need not know how far `body` came.
  */
-export class Undo {
-  readonly #steps: Array<{ what: string; step: () => Promise<void> | void; ifClean: boolean }> = [];
-
-  add(what: string, step: () => Promise<void> | void): void {
-    this.#steps.push({ what, step, ifClean: false });
-  }
-
-  /** A step that is left out when another failed: a record of what is still there must stay. */
-  addIfClean(what: string, step: () => Promise<void> | void): void {
-    this.#steps.push({ what, step, ifClean: true });
-  }
-
-  /** Runs `body`; on failure takes back what it registered and throws the body's own error. */
-  static async on<T>(body: (undo: Undo) => Promise<T>): Promise<T> {
-    const undo = new Undo();
+export async function orUndo<T>(body: () => Promise<T>, undo: () => Promise<void>): Promise<T> {
+  try {
+    return await body();
+  } catch (error) {
     try {
-      return await body(undo);
-    } catch (error) {
-      await undo.#run();
-      throw error;
+      await undo();
+    } catch (second) {
+      log().error({ error: messageOf(second) }, "clean-up failed");
     }
-  }
-
-  async #run(): Promise<void> {
-    let clean = true;
-    for (const { what, step, ifClean } of this.#steps.reverse()) {
-      if (ifClean && !clean) continue;
-      try {
-        await step();
-      } catch (error) {
-        clean = false;
-        log().error({ what, error: messageOf(error) }, "clean-up failed");
-      }
-    }
+    throw error;
   }
 }

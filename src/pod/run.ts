@@ -16,7 +16,7 @@ import { startMonitor } from "../monitor/start.ts";
 import type { PodAttachment } from "../network/network.ts";
 import { log } from "../observe/log.ts";
 import type { Operation } from "../observe/operations.ts";
-import { Undo } from "../observe/undo.ts";
+import { orUndo } from "../observe/undo.ts";
 import { nowNs } from "../state/clock.ts";
 import { fingerprint } from "../state/fingerprint.ts";
 import type { NamespacePins, PodRecord } from "../state/records.ts";
@@ -76,22 +76,25 @@ async function make(core: Core, config: PodSandboxConfig, handler: string): Prom
   // Refused here, before there is anything to undo: unknown handler, missing runtime, wrong cgroup.
   const runtime = await core.handlers.get(handler);
   const pod = newRecord(core, config, runtime.handler);
+  const run = async (operation: Operation) => {
+    core.store.savePod(pod);
+    await build(core, pod, operation);
+    if (!core.monitors.has(pod.id)) {
+      throw new CribError("Unavailable", `pod sandbox ${podName(pod)}: its monitor died`);
+    }
+    pod.phase = "ready";
+    core.store.savePod(pod);
+    log().info(
+      { podId: pod.id, pod: podName(pod), ips: pod.ips, monitorPid: pod.monitorPid },
+      "pod sandbox is ready",
+    );
+    return pod.id;
+  };
   return core.operations.run(`pod/${pod.id}`, "run", (operation) =>
-    Undo.on(async (undo) => {
-      undo.add("pod", () => undoPod(core, pod));
-      core.store.savePod(pod);
-      await build(core, pod, operation);
-      if (!core.monitors.has(pod.id)) {
-        throw new CribError("Unavailable", `pod sandbox ${podName(pod)}: its monitor died`);
-      }
-      pod.phase = "ready";
-      core.store.savePod(pod);
-      log().info(
-        { podId: pod.id, pod: podName(pod), ips: pod.ips, monitorPid: pod.monitorPid },
-        "pod sandbox is ready",
-      );
-      return pod.id;
-    }),
+    orUndo(
+      () => run(operation),
+      () => undoPod(core, pod),
+    ),
   );
 }
 

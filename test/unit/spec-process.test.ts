@@ -123,9 +123,16 @@ test("a relative working_dir is refused", () => {
 });
 
 describe("ulimits", () => {
+  test("open files are always limited: 1024 soft, the daemon's own hard", () => {
+    const nofile = (soft: string, hard: string) =>
+      JSON.stringify({ type: "RLIMIT_NOFILE", soft: Number(soft), hard: Number(hard) });
+    expect(JSON.stringify(buildRlimits([], 20_000)[0])).toBe(nofile("1024", "20000"));
+    expect(JSON.stringify(buildRlimits(["core=0"], 512)[1])).toBe(nofile("512", "512"));
+  });
+
   test("are soft and hard, one number for both, -1 for unlimited, in exact digits", () => {
     const text = JSON.stringify(
-      buildRlimits(["nofile=1024:4096", "nproc=7", "core=0:-1", "as=-1"]),
+      buildRlimits(["nofile=1024:4096", "nproc=7", "core=0:-1", "as=-1"], 20_000),
     );
     expect(text).toBe(
       '[{"type":"RLIMIT_NOFILE","soft":1024,"hard":4096},{"type":"RLIMIT_NPROC","soft":7,"hard":7},' +
@@ -137,7 +144,7 @@ describe("ulimits", () => {
   test.each(["files=1", "nofile", "nofile=2:1", "nofile=-1:5", "nofile=x"])(
     "refuses %p",
     (text) => {
-      expect(() => buildRlimits([text])).toThrow(`runtime.default_ulimits: "${text}"`);
+      expect(() => buildRlimits([text], 20_000)).toThrow(`runtime.default_ulimits: "${text}"`);
     },
   );
 });

@@ -128,7 +128,7 @@ async function buildProcess(input: SpecInput, user: ResolvedUser, take: Take) {
     env,
     cwd: buildWorkingDirectory(config.workingDir, image),
     capabilities,
-    rlimits: buildRlimits(input.runtime.default_ulimits),
+    rlimits: buildRlimits(input.runtime.default_ulimits, input.host.openFilesMax),
     noNewPrivileges: security?.noNewPrivs ?? false,
     oomScoreAdj,
   };

@@ -96,17 +96,31 @@ const RLIMITS = new Set(
 );
 const RLIM_INFINITY = "18446744073709551615";
 
-/** `runtime.default_ulimits`, "nofile=1024:4096" (soft:hard), "nofile=4096", -1 is unlimited. */
-export function buildRlimits(ulimits: readonly string[]): OciRlimit[] {
-  return ulimits.map((text) => {
-    const field = "runtime.default_ulimits";
-    const [, name = "", soft = "", hard = soft] =
-      /^([a-z]+)=(-1|\d+)(?::(-1|\d+))?$/.exec(text) ?? [];
-    if (!RLIMITS.has(name)) throw invalid(field, text, "is not NAME=SOFT:HARD of a resource limit");
-    const above = hard !== "-1" && (soft === "-1" || BigInt(soft) > BigInt(hard));
-    if (above) throw invalid(field, text, "the soft limit is above the hard one");
-    return { type: `RLIMIT_${name.toUpperCase()}`, soft: limit(soft), hard: limit(hard) };
-  });
+/** What programs that walk over all descriptors, or use select(2), expect; others raise it themselves. */
+const OPEN_FILES = 1024;
+
+/**
+ * The node's resource limits. Of open files there is always one, `openFilesMax` at most: else containers
+ * get what the daemon or the OCI runtime has raised its own to.
+ */
+export function buildRlimits(ulimits: readonly string[], openFilesMax: number): OciRlimit[] {
+  const limits = ulimits.map(parseUlimit);
+  if (limits.some(({ type }) => type === "RLIMIT_NOFILE")) return limits;
+  const hard = ociNumber(String(openFilesMax));
+  return [
+    ...limits,
+    { type: "RLIMIT_NOFILE", soft: ociNumber(String(Math.min(OPEN_FILES, openFilesMax))), hard },
+  ];
+}
+
+function parseUlimit(text: string): OciRlimit {
+  const field = "runtime.default_ulimits";
+  const [, name = "", soft = "", hard = soft] =
+    /^([a-z]+)=(-1|\d+)(?::(-1|\d+))?$/.exec(text) ?? [];
+  if (!RLIMITS.has(name)) throw invalid(field, text, "is not NAME=SOFT:HARD of a resource limit");
+  const above = hard !== "-1" && (soft === "-1" || BigInt(soft) > BigInt(hard));
+  if (above) throw invalid(field, text, "the soft limit is above the hard one");
+  return { type: `RLIMIT_${name.toUpperCase()}`, soft: limit(soft), hard: limit(hard) };
 }
 
 function limit(digits: string): OciNumber {
