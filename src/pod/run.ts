@@ -133,6 +133,7 @@ async function build(core: Core, pod: PodRecord, operation: Operation): Promise<
   if (placement.unit === undefined) createCgroup(core.cgroups, pod.cgroup);
 
   operation.stage("monitor");
+  const { monitorBinary } = await import("../monitor/binary.ts");
   const monitor = await startMonitor({
     podId: pod.id,
     directory: podPaths(core, pod.id).directory,
@@ -142,6 +143,8 @@ async function build(core: Core, pod: PodRecord, operation: Operation): Promise<
     oomScoreAdj: Math.max(-999, core.host.oomScoreAdjMin),
     cgroupFiles: placement.unit === undefined ? joinFiles(core.cgroups, pod.cgroup) : [],
     deadlineMs: core.config.monitor.start_timeout_seconds * 1000,
+    // Debian and systemd mount /run noexec.
+    binary: monitorBinary(core.config.crib.state, core.config.crib.root),
   });
   watchMonitor(core, pod, monitor);
   if (placement.unit !== undefined) {
