@@ -152,7 +152,7 @@ function processes(name: string): string[] {
     .filter((it) => /^\d+$/.test(it))
     .filter((pid) => {
       try {
-        return readFileSync(`/proc/${pid}/comm`, "utf8").trim() .startsWith(name);
+        return readFileSync(`/proc/${pid}/comm`, "utf8").trim().startsWith(name);
       } catch {
         return false; // it ended
       }
