@@ -57,6 +57,13 @@ withConfig(program.command("config").description("print the configuration that h
     await runConfig(options);
   });
 
+withConfig(program.command("check").description("tell what this node lacks, and the remedies"))
+  .option("--json", "print JSON")
+  .action(async (options) => {
+    const { check } = await import("./cli/check.ts");
+    process.exitCode = await check(options);
+  });
+
 program
   .command("install")
   .description("write the systemd unit, default configuration, crictl.yaml and directories")
