@@ -163,15 +163,6 @@ for (const { handler, driver } of combinations) {
       ]);
     });
 
-    test("a limit that is updated is in the cgroup", async () => {
-      await crib.runtime.updateContainerResources({
-        containerId: container,
-        linux: { memoryLimitInBytes: 128n * MIB },
-      });
-      const cgroup = `${parent}/crio-${container}${suffix}`;
-      expect(cgroupFile(cgroup, "memory.max")).toBe(String(128n * MIB));
-    });
-
     test("stop ends a container by its signal, remove takes its cgroup", async () => {
       const id = await create(crib, pod);
       await crib.runtime.startContainer({ containerId: id });

@@ -85,13 +85,13 @@ export function shell(script: string, fields: Fields = {}): Fields {
 export class Kubelet {
   private constructor(readonly crib: Crib) {}
 
-  /** Starts Crib and the kubelet, and waits until both answer. */
-  static async start(): Promise<Kubelet> {
+  /** Starts Crib and the kubelet with `changes` to its configuration, and waits until both answer. */
+  static async start(changes: Fields = {}): Promise<Kubelet> {
     const crib = await Crib.start();
     await crib.image.pullImage({ image: { image: busybox } });
     rmSync(manifests, { recursive: true, force: true });
     mkdirSync(manifests, { recursive: true });
-    writeFileSync("/etc/kubernetes/kubelet.json", JSON.stringify(configuration));
+    writeFileSync("/etc/kubernetes/kubelet.json", JSON.stringify({ ...configuration, ...changes }));
     writeFileSync("/etc/systemd/system/kubelet.service", unit);
     sh("systemctl", "daemon-reload");
     sh("systemctl", "restart", "kubelet");
