@@ -120,7 +120,7 @@ test("small, noexec and read-only file systems are noticed", async () => {
     expect(Bun.spawnSync(["mount", ...options]).exitCode).toBe(0);
   mount("-t", "tmpfs", "-o", "size=8m,noexec", "t", mounted);
   try {
-    const small = await check("--state", join(mounted, "a/b"));
+    const small = await check("--state", join(mounted, "a/b"), "--root", join(mounted, "c"));
     const messages = small.failed.map(({ message }) => message).join("\n");
     expect(messages).toContain("noexec");
     expect(messages).toMatch(/[78] MiB free/);

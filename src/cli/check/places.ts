@@ -47,6 +47,7 @@ export function checkPlaces(facts: PlaceFacts): Finding[] {
   return [
     ...checkRoot(facts.root),
     ...checkState(facts.state),
+    ...checkExec(facts),
     checkSocket(facts.socket),
     checkCadvisor(facts.cadvisor),
   ];
@@ -93,17 +94,20 @@ function checkState({ path, type, options, freeBytes }: Place): Finding[] {
       warn("state", message, "set crib.state to a directory on a tmpfs, as below /run"),
     );
   }
-  if (options.includes("noexec")) {
-    const message = `${path} is mounted noexec: pods' monitors cannot be started from there`;
-    const remedy = "mount -o remount,exec it (/run: also in /etc/fstab), or set crib.state";
-    findings.push(fail("state", message, remedy));
-  }
   const free = `${path}: ${size(freeBytes)} free`;
   const remedy = "find what fills it (du -xd1 /run), or mount it larger: mount -o remount,size=";
   if (freeBytes < STATE_NEEDS_BYTES) findings.push(fail("space", free, remedy));
   else if (freeBytes < STATE_WANTS_BYTES) findings.push(warn("space", free, remedy));
   else findings.push(ok("space", free));
   return findings;
+}
+
+/** Monitors are run from the state directory, or from root where that is noexec (Debian's /run). */
+function checkExec({ root, state }: PlaceFacts): Finding[] {
+  if (![root, state].every(({ options }) => options.includes("noexec"))) return [];
+  const message = `${state.path} and ${root.path} are both mounted noexec: no monitor can be run`;
+  const remedy = "mount -o remount,exec one of them, or set crib.root or crib.state";
+  return [fail("state", message, remedy)];
 }
 
 function readOnly(check: string, path: string): Finding {
