@@ -22,10 +22,17 @@ const configuration = {
 
 const unit = `[Unit]
 Description=kubelet
+RequiresMountsFor=/mnt/crib
+
 [Service]
 ExecStart=/mnt/crib/bin/kubelet --config /etc/kubernetes/kubelet.json --hostname-override node --node-ip 10.0.2.15
 KillMode=process
 Restart=always
+RestartSec=1
+StartLimitIntervalSec=0
+
+[Install]
+WantedBy=multi-user.target
 `;
 
 interface Terminated {
@@ -95,7 +102,13 @@ export class Kubelet {
     writeFileSync("/etc/systemd/system/kubelet.service", unit);
     sh("systemctl", "daemon-reload");
     sh("systemctl", "restart", "kubelet");
+    return Kubelet.found(crib);
+  }
+
+  /** The kubelet that runs already. */
+  static async found(crib = new Crib()): Promise<Kubelet> {
     const kubelet = new Kubelet(crib);
+    await crib.answers();
     await until("the kubelet's health", async () => (await kubelet.get("/healthz")) === "ok");
     return kubelet;
   }

@@ -13,6 +13,9 @@ export interface MachineOptions {
   onLine: (line: string) => void;
 }
 
+/** How it ended: powered off, to be booted again, or the reason why it was killed or fell over. */
+export type Ending = "off" | "boot" | { problem: string };
+
 const qemu = [
   "qemu-system-x86_64",
   // "max" with the last two panics Linux 6.12 under qemu 7.2; KVM, where it is there, is not relied on.
@@ -23,8 +26,8 @@ const qemu = [
   ...["-device", "virtserialport,chardev=results,name=results"],
 ];
 
-/** Boots it and returns when it has powered off; a reason when it had to be killed or fell over. */
-export async function runMachine(options: MachineOptions): Promise<string | undefined> {
+/** Boots it and waits for its end. The lines "::boot" and "::cut" ask for another boot, after a reset. */
+export async function runMachine(options: MachineOptions): Promise<Ending> {
   const child = Bun.spawn(
     [
       ...qemu,
@@ -38,9 +41,10 @@ export async function runMachine(options: MachineOptions): Promise<string | unde
     ],
     { stdio: ["pipe", "pipe", "pipe"] },
   );
-  let reason: string | undefined;
+  let ending: Ending = "off";
   const kill = () => {
-    reason = `the machine printed nothing for ${options.silenceMs / 60_000} minutes and was ended`;
+    const minutes = options.silenceMs / 60_000;
+    ending = { problem: `the machine printed nothing for ${minutes} minutes and was ended` };
     child.kill("SIGKILL");
   };
   let watchdog = setTimeout(kill, options.silenceMs);
@@ -52,10 +56,16 @@ export async function runMachine(options: MachineOptions): Promise<string | unde
     watchdog = setTimeout(kill, options.silenceMs);
     const lines = (rest + decoder.decode(chunk, { stream: true })).split("\n");
     rest = lines.pop() ?? "";
-    for (const line of lines) options.onLine(line);
+    for (const line of lines) {
+      options.onLine(line);
+      if (/^::(boot|cut)/.test(line)) ending = "boot";
+      if (line.startsWith("::cut")) child.kill("SIGKILL");
+    }
   }
   clearTimeout(watchdog);
   const status = await child.exited;
-  if (reason === undefined && status !== 0) reason = `qemu ended with ${status}: ${await messages}`;
-  return reason;
+  if (ending === "off" && status !== 0) {
+    return { problem: `qemu ended with ${status}: ${await messages}` };
+  }
+  return ending;
 }

@@ -13,6 +13,7 @@ export const nginx = "registry.k8s.io/e2e-test-images/nginx:1.14-2";
 
 const unit = `[Unit]
 Description=Crib
+RequiresMountsFor=/mnt/crib
 
 [Service]
 ExecStart=/usr/local/bin/crib serve
@@ -24,6 +25,9 @@ StartLimitIntervalSec=0
 OOMScoreAdjust=-999
 TasksMax=infinity
 LimitNOFILE=1048576
+
+[Install]
+WantedBy=multi-user.target
 `;
 
 /** Runs a program; its standard output. Throws with its messages when it fails. */

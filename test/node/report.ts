@@ -17,9 +17,10 @@ export class Report {
   /** One line from the guest: of `bun test`, or "::file NAME" and "::end NAME STATUS" of run-cases.sh. */
   line(raw: string): void {
     const line = raw.trimEnd();
-    const [, mark, rest = ""] = /^::(file|end) (.*)$/.exec(line) ?? [];
+    const [, mark, rest = ""] = /^::(file|end|boot|cut) ?(.*)$/.exec(line) ?? [];
     if (mark === "file") this.#startFile(rest);
     else if (mark === "end") this.#endFile(rest);
+    else if (mark !== undefined) this.#print(mark === "cut" ? "\n(power cut)" : "\n(reboot)");
     else this.#testLine(line);
   }
 

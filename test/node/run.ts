@@ -26,9 +26,9 @@ import { parseArgs } from "node:util";
 import { buildPrograms, cache, output, repository } from "../conformance/programs.ts";
 import { registriesConf } from "../conformance/registry.ts";
 import { add, type Counts, exitStatus, judge, readJunit, summaryLine } from "../runner/result.ts";
-import { buildDebian } from "./debian.ts";
+import { buildDebian, type Debian } from "./debian.ts";
 import { makeDisk, readDirectory } from "./disk.ts";
-import { runMachine } from "./machine.ts";
+import { type Ending, runMachine } from "./machine.ts";
 import { buildKubelet, bundleCases } from "./programs.ts";
 import { Report } from "./report.ts";
 
@@ -36,6 +36,12 @@ import { Report } from "./report.ts";
 const caseTimeoutMs = 5 * 60_000;
 const fileTimeoutSeconds = 90 * 60;
 const silenceMs = 15 * 60_000;
+
+/** What happens to the machine before a file runs. */
+const before: Record<string, "!reboot" | "!cut"> = {
+  "reboot-2-orderly": "!reboot",
+  "reboot-3-cut": "!cut",
+};
 
 const { values: options, positionals: words } = parseArgs({
   options: {
@@ -82,7 +88,9 @@ async function makeCases(files: string[], directory: string): Promise<string> {
   cpSync(images, join(content, "registry"), { recursive: true });
   const cases = join(content, "cases");
   await bundleCases(files, cases);
-  writeFileSync(join(cases, "list"), `${files.join("\n")}\n`);
+  const lines = files.flatMap((file) => [before[file] ?? [], file].flat());
+  writeFileSync(join(cases, "list"), `${lines.join("\n")}\n`);
+  writeFileSync(join(cases, "next"), "0\n");
   writeFileSync(join(cases, "file-timeout-seconds"), String(fileTimeoutSeconds));
   const testOptions = [`--timeout=${caseTimeoutMs}`, ...(options.t ? ["-t", options.t] : [])];
   writeFileSync(join(cases, "options"), `${testOptions.join("\n")}\n`);
@@ -99,6 +107,20 @@ function countsOf(file: string, status: number | undefined): Counts {
   const [counts, problems] = judge(report, status ?? "no end");
   for (const problem of problems) console.log(`  ✗ ${file} ${problem}`);
   return { ...counts, failed: counts.failed + problems.length };
+}
+
+/** Boots the machine as often as the cases ask for it. */
+async function runToTheEnd(debian: Debian, disks: string[], report: Report): Promise<Ending> {
+  for (let boot = 1; ; boot += 1) {
+    const ending = await runMachine({
+      ...debian,
+      disks,
+      console: join(logs, `console-${boot}.log`),
+      silenceMs,
+      onLine: (line) => report.line(line),
+    });
+    if (ending !== "boot") return ending;
+  }
 }
 
 async function main(): Promise<Counts> {
@@ -120,20 +142,14 @@ async function main(): Promise<Counts> {
     output(["cp", "--sparse=always", debian.disk, root]);
     const disk = await makeCases(files, directory);
     const report = new Report((line) => console.log(line));
-    const problem = await timed("the machine ran for", () =>
-      runMachine({
-        ...debian,
-        disks: [root, disk],
-        console: join(logs, "console.log"),
-        silenceMs,
-        onLine: (line) => report.line(line),
-      }),
+    const ending = await timed("the machine ran for", () =>
+      runToTheEnd(debian, [root, disk], report),
     );
     readDirectory(disk, "/logs", directory);
     cpSync(join(directory, "logs"), logs, { recursive: true });
     for (const file of files) total = add(total, countsOf(file, report.ended.get(file)));
-    if (problem !== undefined) {
-      console.log(`  ✗ ${problem}`);
+    if (typeof ending === "object") {
+      console.log(`  ✗ ${ending.problem}`);
       total = add(total, { passed: 0, failed: 1, skipped: 0 });
     }
   } finally {

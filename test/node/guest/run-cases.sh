@@ -19,23 +19,38 @@ prepare_node() {
   systemd-run --quiet --unit=registry docker-registry serve $here/guest/registry.json
 }
 
-run_cases() {
-  local file status
-  while read -r file; do
-    echo "::file $file"
-    mark=$(date +%s.%N)
-    timeout -k 10 "$(cat file-timeout-seconds)" bun test "./$file.test.js" "$@" \
-      --reporter=junit --reporter-outfile="$here/logs/$file.xml" </dev/null 2>&1
-    status=$?
-    echo "::end $file $status"
-    journalctl -b -o short-precise --since "@$mark" >"$here/logs/$file.journal" 2>&1
-    [ -d /var/log/pods ] && [ $status != 0 ] && cp -r /var/log/pods "$here/logs/$file.pods"
-  done <list
+run_file() {
+  local file=$1 status mark
+  echo "::file $file"
+  mark=$(date +%s.%N)
+  timeout -k 10 "$(cat file-timeout-seconds)" bun test "./$file.test.js" "${options[@]}" \
+    --reporter=junit --reporter-outfile="$here/logs/$file.xml" </dev/null 2>&1
+  status=$?
+  echo "::end $file $status"
+  journalctl -b -o short-precise --since "@$mark" >"$here/logs/$file.journal" 2>&1
+  [ -d /var/log/pods ] && [ $status != 0 ] && cp -r /var/log/pods "$here/logs/$file.pods"
+  sync $here
+}
+
+# A line is a file's name, or what happens to the machine: "!reboot", "!cut". `next` counts the
+# lines that are done, also over a reboot.
+run_list() {
+  local lines count
+  mapfile -t lines <list
+  while count=$(cat next) && [ "$count" -lt ${#lines[@]} ]; do
+    echo $((count + 1)) >next
+    case ${lines[count]} in
+      !reboot) echo "::boot"; sync; systemctl --no-block reboot; exit ;;
+      # The host ends qemu when it reads this.
+      !cut) sync next; echo "::cut"; sleep infinity ;;
+      *) run_file "${lines[count]}" ;;
+    esac
+  done
 }
 
 prepare_node
 mapfile -t options <options
-run_cases "${options[@]}" >$results
+run_list >$results
 sync
-umount $here || umount -l $here
+umount -l $here
 poweroff -f

@@ -1,0 +1,82 @@
+/** In the virtual machine: critest's cases as cases of `bun test`, one group after the other. */
+import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import {
+  type Case,
+  choose,
+  focusOf,
+  type Judged,
+  judge,
+  readReport,
+} from "../conformance/cases.ts";
+import { Crib, cleaned, sh, socket } from "./node.ts";
+
+const directory = "/var/tmp/critest";
+const config = `${directory}/crictl.yaml`;
+const report = `${directory}/report.json`;
+const groupTimeoutMs = 60 * 60_000;
+
+function allCases(): Case[] {
+  mkdirSync(directory, { recursive: true });
+  writeFileSync(config, "");
+  sh("critest", "-config", config, "-ginkgo.dry-run", `-ginkgo.json-report=${report}`);
+  return readReport(readFileSync(report, "utf8")).cases;
+}
+
+/** Runs `cases`; its progress is printed, so that the host sees that something happens. */
+async function runCritest(cases: Case[]): Promise<Judged[]> {
+  const child = Bun.spawn(
+    [
+      ...["critest", "-config", config],
+      ...["-runtime-endpoint", `unix://${socket}`, "-image-endpoint", `unix://${socket}`],
+      ...["-ginkgo.no-color", "-ginkgo.timeout=1h", "-test.timeout=0"],
+      ...[`-ginkgo.json-report=${report}`, `-ginkgo.focus=${focusOf(cases)}`],
+    ],
+    { stdio: ["ignore", "pipe", "inherit"], env: { ...process.env, TMPDIR: directory } },
+  );
+  const decoder = new TextDecoder();
+  for await (const chunk of child.stdout) {
+    for (const [done] of decoder.decode(chunk).matchAll(/\[[\d.]+ seconds\]$/gm)) console.log(done);
+  }
+  await child.exited;
+  return judge(cases, readReport(readFileSync(report, "utf8")).cases);
+}
+
+/** Declares the tests: those of test/conformance/groups.json with the given settings of [runtime]. */
+export function declareCritest(settings: Record<string, string>): void {
+  const { chosen } = choose(allCases(), { all: false, focus: undefined });
+  const crib = { daemon: undefined as Crib | undefined };
+
+  beforeAll(async () => {
+    crib.daemon = await Crib.start({ runtime: settings });
+  });
+
+  for (const group of new Set(chosen.map((it) => it.group))) {
+    const cases = chosen.filter((it) => it.group === group);
+    describe(group, () => {
+      let judged: Judged[] = [];
+      beforeAll(async () => {
+        judged = await runCritest(cases);
+      }, groupTimeoutMs);
+      for (const { name } of cases) {
+        test(name.replace("[k8s.io] ", ""), () => {
+          const it = judged.find((one) => one.case.name === name);
+          if (it === undefined) throw new Error("critest told nothing of it");
+          if (it.verdict === "failed") {
+            throw new Error(`${it.reason}\n${it.case.output.split("\n").slice(-30).join("\n")}`);
+          }
+          if (it.verdict === "skipped") console.log(`skipped by critest: ${it.reason}`);
+        });
+      }
+    });
+  }
+
+  test("nothing is left", async () => {
+    await crib.daemon?.removeAll();
+    expect(await cleaned()).toEqual([]);
+  });
+
+  afterAll(async () => {
+    await crib.daemon?.removeAll();
+  });
+}

@@ -1,0 +1,4 @@
+/** After an orderly reboot. */
+import { declareAfterBoot } from "./reboot.ts";
+
+declareAfterBoot();

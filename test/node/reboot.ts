@@ -1,0 +1,80 @@
+/** In the virtual machine: what is written down before a reboot, and held against what is there after. */
+
+import { expect, test } from "bun:test";
+import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { Kubelet } from "./kubelet.ts";
+import { busybox, nginx, podCgroups } from "./node.ts";
+
+/** Static pods that run over all reboots. */
+export const pods = ["one", "two", "web"];
+
+const notes = "/var/tmp/before-reboot.json";
+
+interface Notes {
+  sandboxes: string[];
+  containers: string[];
+  images: string[];
+}
+
+async function look(kubelet: Kubelet): Promise<Notes> {
+  const { items } = await kubelet.crib.runtime.listPodSandbox({ filter: { state: { state: 0 } } });
+  const { containers } = await kubelet.crib.runtime.listContainers({
+    filter: { state: { state: 1 } },
+  });
+  const { images } = await kubelet.crib.image.listImages({});
+  return {
+    sandboxes: items.map((it) => it.id).sort(),
+    containers: containers.map((it) => it.id).sort(),
+    images: images.map((it) => it.id).sort(),
+  };
+}
+
+export async function noteDown(kubelet: Kubelet): Promise<void> {
+  writeFileSync(notes, JSON.stringify(await look(kubelet)));
+}
+
+/** Declares what must hold after a boot. */
+export function declareAfterBoot(): void {
+  let kubelet: Kubelet;
+  const before: Notes = JSON.parse(readFileSync(notes, "utf8"));
+
+  test("the same static pods run again", async () => {
+    kubelet = await Kubelet.found();
+    for (const name of pods) await kubelet.ready(name, 280_000);
+  });
+
+  test("in new sandboxes and containers; those of before are told as gone", async () => {
+    const now = await look(kubelet);
+    expect(now.sandboxes.filter((id) => before.sandboxes.includes(id))).toEqual([]);
+    expect(now.containers.filter((id) => before.containers.includes(id))).toEqual([]);
+    const { items } = await kubelet.crib.runtime.listPodSandbox({});
+    for (const it of items.filter(({ id }) => before.sandboxes.includes(id)))
+      expect(it.state).toBe(1);
+    const { containers } = await kubelet.crib.runtime.listContainers({});
+    for (const it of containers.filter(({ id }) => before.containers.includes(id))) {
+      expect(it.state).toBe(2);
+      const { status } = await kubelet.crib.runtime.containerStatus({ containerId: it.id });
+      expect(status?.exitCode).not.toBe(0);
+    }
+  });
+
+  test("only the pods of now hold addresses and cgroups", async () => {
+    const held = readdirSync("/var/lib/cni/networks/crib")
+      .filter((it) => /^\d/.test(it))
+      .sort();
+    const statuses = await Promise.all(pods.map((name) => kubelet.status(name)));
+    expect(held).toEqual(statuses.map((it) => it?.podIP ?? "").sort());
+    const now = await look(kubelet);
+    const ids = podCgroups().map((it) => it.replace(/^.*crio-/, "").replace(/\.scope$/, ""));
+    expect(ids.sort()).toEqual([...now.sandboxes, ...now.containers].sort());
+  });
+
+  test("every image is there and works", async () => {
+    expect((await look(kubelet)).images).toEqual(before.images);
+    for (const image of [busybox, nginx]) {
+      expect((await kubelet.crib.image.imageStatus({ image: { image } })).image).toBeDefined();
+    }
+    expect(await kubelet.outputOf("works", "sha256sum /bin/busybox | wc -l")).toBe("1");
+    await noteDown(kubelet);
+  });
+}
