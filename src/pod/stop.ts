@@ -1,4 +1,5 @@
 import { rm } from "node:fs/promises";
+import { basename } from "node:path";
 import type { Core } from "../container/core.ts";
 import { release } from "../container/exit.ts";
 import { podPaths } from "../container/paths.ts";
@@ -7,12 +8,14 @@ import { stopContainer } from "../container/stop.ts";
 import { messageOf } from "../error.ts";
 import { killAll, removeCgroup } from "../linux/cgroup.ts";
 import { unmount } from "../linux/mount.ts";
+import { stopScope } from "../linux/systemd.ts";
 import { log } from "../observe/log.ts";
 import { findPod } from "../state/find.ts";
 import type { PodRecord } from "../state/records.ts";
 import { untilDone } from "./retry.ts";
 
 const KILL_DEADLINE_MS = 10_000;
+const SCOPE_DEADLINE_MS = 10_000;
 
 /**
  * Stops a pod: kills its containers, gives back its addresses, ends its monitor. Idempotent: an
@@ -86,6 +89,9 @@ export async function dismantle(core: Core, pod: PodRecord): Promise<void> {
   await attempt("pod cgroup", async () => {
     await killAll(core.cgroups, pod.cgroup, KILL_DEADLINE_MS);
     await removeCgroup(core.cgroups, pod.cgroup);
+    // systemd does not always notice the end of a cgroup that goes under its hands.
+    const unit = basename(pod.cgroup);
+    if (unit.endsWith(".scope")) await stopScope(unit, SCOPE_DEADLINE_MS);
   });
   for (const path of [...Object.values(pod.namespaces), paths.shm]) {
     await attempt(path, () => {
