@@ -90,6 +90,8 @@ export function shell(script: string, fields: Fields = {}): Fields {
 }
 
 export class Kubelet {
+  #stopped = false;
+
   private constructor(readonly crib: Crib) {}
 
   /** Starts Crib and the kubelet with `changes` to its configuration, and waits until both answer. */
@@ -216,8 +218,10 @@ export class Kubelet {
     });
   }
 
-  /** Takes all pods away; removes what the kubelet would keep (dead pods) a minute more. */
+  /** Takes all pods away, and those that the kubelet would keep a minute more; then ends it. Idempotent. */
   async stop(): Promise<void> {
+    if (this.#stopped) return;
+    this.#stopped = true;
     for (const name of readdirSync(manifests)) rmSync(join(manifests, name));
     await until("no pods", async () => (await this.items())?.length === 0, 300_000);
     sh("systemctl", "stop", "kubelet");
