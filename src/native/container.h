@@ -18,9 +18,10 @@ struct container {
   int streams[2];
   struct log_file log;
   struct log_stream lines[2];
-  int oom; /* fd, -1: none */
-  uint64_t oom_kills_before;
-  bool oom_killed;
+  int oom;                        /* fd, -1: none */
+  uint64_t oom_kills;             /* that its own cgroup has told of */
+  uint64_t oom_parent, oom_known; /* at its creation: the parent cgroup's count, kills_known */
+  bool oom_vanished, oom_killed;
   int code, signal;
   uint64_t finished_at;
   char paths[3][512]; /* log, pid file, oom file */

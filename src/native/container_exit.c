@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,25 +26,63 @@ static bool read_oom_kills(int fd, uint64_t *kills) {
   return false;
 }
 
+/* All kills in this pod's containers that were told apart so far. */
+static uint64_t kills_known;
+
+/* On v2 the parent cgroup counts the kills in its children, also when these are gone. */
+static bool read_parent_kills(const struct container *it, uint64_t *kills) {
+  static const char name[] = "memory.events";
+  char path[sizeof it->paths[OOM_PATH] + sizeof name];
+  snprintf(path, sizeof path, "%s", it->paths[OOM_PATH]);
+  char *slash = strrchr(path, '/');
+  if (slash == NULL || strcmp(slash + 1, name) != 0) return false;
+  *slash = 0;
+  slash = strrchr(path, '/');
+  if (slash == NULL) return false;
+  memcpy(slash + 1, name, sizeof name);
+  int fd = open(path, O_RDONLY | O_CLOEXEC);
+  bool told = fd >= 0 && read_oom_kills(fd, kills);
+  if (fd >= 0) close(fd);
+  return told;
+}
+
 static void check_oom(struct container *it) {
   uint64_t kills;
   if (it->oom < 0) return;
   if (!read_oom_kills(it->oom, &kills)) {
     /* The cgroup is gone; its file would be ready for ever. */
     unwatch_close(&it->oom);
-  } else if (kills > it->oom_kills_before) {
+    it->oom_vanished = true;
+  } else if (kills > it->oom_kills) {
     it->oom_killed = true;
+    kills_known += kills - it->oom_kills;
+    it->oom_kills = kills;
   }
+}
+
+/* systemd removes a scope's cgroup as soon as it is empty, often before we have read it. What the parent
+ * counts beyond the kills that are known is then this container's. */
+static void check_vanished(struct container *it) {
+  uint64_t kills;
+  if (!it->oom_vanished || it->oom_killed || it->signal != SIGKILL) return;
+  if (!read_parent_kills(it, &kills)) return;
+  uint64_t rise = kills - it->oom_parent, known = kills_known - it->oom_known;
+  if (kills < it->oom_parent || rise <= known) return;
+  it->oom_killed = true;
+  kills_known += rise - known;
 }
 
 void container_open_oom(struct container *it) {
   if (it->paths[OOM_PATH][0] == 0) return;
+  it->oom_known = kills_known;
+  if (!read_parent_kills(it, &it->oom_parent)) it->oom_parent = UINT64_MAX;
   it->oom = open(it->paths[OOM_PATH], O_RDONLY | O_CLOEXEC);
   if (it->oom < 0) {
     complain("%s: %s: %s", it->id, it->paths[OOM_PATH], strerror(errno));
+    it->oom_vanished = true;
     return;
   }
-  if (!read_oom_kills(it->oom, &it->oom_kills_before)) {
+  if (!read_oom_kills(it->oom, &it->oom_kills)) {
     complain("%s: %s: no oom_kill line", it->id, it->paths[OOM_PATH]);
     unwatch_close(&it->oom);
     return;
@@ -103,5 +142,6 @@ void container_ended(struct container *it, const struct ending *ending) {
   it->state = DRAINING;
   it->drain_until = now_ms() + it->drain_ms;
   check_oom(it);
+  check_vanished(it);
   if (it->streams[0] < 0 && it->streams[1] < 0) container_report_exit(it);
 }

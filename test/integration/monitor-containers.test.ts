@@ -1,6 +1,13 @@
 /** Containers under a real monitor and runc. Needs root. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  writeFileSync,
+} from "node:fs";
 import { readExitRecords } from "../../src/monitor/exits.ts";
 import { buildMonitor, eventually, parseLog, TestPod } from "./monitor-harness.ts";
 
@@ -46,6 +53,26 @@ describe("how a container ends", () => {
       memoryLimitBytes: 8 << 20,
     });
     expect(await pod.exited(id)).toMatchObject({ exitCode: 137, signal: 9, oomKilled: true });
+  });
+
+  // Files that stand for those of cgroup v2: truncated, they tell as little as those of a removed cgroup.
+  test.each([
+    ["the parent's count tells a kill for want of memory", 3, true],
+    ["a count that has not risen tells of none", 2, false],
+  ])("after its cgroup has vanished, %s", async (_, parentKills, oomKilled) => {
+    const slice = mkdtempSync(`${pod.directory}/slice-`);
+    mkdirSync(`${slice}/scope`);
+    writeFileSync(`${slice}/memory.events`, "oom 2\noom_kill 2\n");
+    writeFileSync(`${slice}/scope/memory.events`, "oom 0\noom_kill 0\n");
+    const id = `vanished-${parentKills}`;
+    const request = pod.createRequest(id, { args: ["sleep", "1000"] });
+    pod.containers.push(id);
+    await pod.monitor.create({ ...request, oomFile: `${slice}/scope/memory.events` });
+    pod.start(id);
+    writeFileSync(`${slice}/scope/memory.events`, "");
+    writeFileSync(`${slice}/memory.events`, `oom ${parentKills}\noom_kill ${parentKills}\n`);
+    await pod.monitor.kill(id, 9);
+    expect(await pod.exited(id)).toMatchObject({ exitCode: 137, oomKilled });
   });
 
   test("a forgotten one leaves nothing", async () => {

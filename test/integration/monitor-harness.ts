@@ -57,7 +57,7 @@ export class TestPod {
   readonly exits = new Map<string, ContainerExit>();
   private readonly waiting = new Map<string, Array<(exit: ContainerExit) => void>>();
   private serial = 0;
-  private readonly containers: string[] = [];
+  readonly containers: string[] = [];
 
   private constructor(
     readonly root: string,

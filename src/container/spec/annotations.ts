@@ -29,7 +29,11 @@ export function buildAnnotations(input: SpecInput): {
       } else annotations[key] = value;
     }
   }
-  return { annotations: { ...annotations, ...identity(input) }, warnings };
+  // Else crun puts the container into a cgroup of its own below its scope, unlike runc.
+  const ours: Record<string, string> = input.systemdCgroup
+    ? { "run.oci.systemd.subgroup": "" }
+    : {};
+  return { annotations: { ...annotations, ...identity(input), ...ours }, warnings };
 }
 
 function identity({ pod, container }: SpecInput): Record<string, string> {
