@@ -108,9 +108,10 @@ test("a container that ends well is Completed, its pod Succeeded", async () => {
 });
 
 test("a container that is killed by a signal has 128 and the signal", async () => {
+  // "$$" is how Kubernetes writes "$".
   kubelet.apply("signal", {
     restartPolicy: "Never",
-    containers: [shell("sh -c 'kill -9 $$'; exit $?")],
+    containers: [shell("sh -c 'kill -9 $$$$'; exit $?")],
   });
   expect((await kubelet.ends("signal")).exitCode).toBe(137);
   await kubelet.remove("signal");

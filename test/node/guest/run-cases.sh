@@ -12,6 +12,8 @@ prepare_node() {
   ip addr add 10.0.2.15/24 dev eth0 && ip link set eth0 up && ip route add default via 10.0.2.2
   sysctl -qw net.ipv4.ip_forward=1 net.ipv4.conf.all.route_localnet=1
   iptables -w -t nat -A POSTROUTING -s 127.0.0.0/8 '!' -o lo -j MASQUERADE
+  # No name server: names fail at once.
+  echo 'nameserver 127.0.0.1' >/etc/resolv.conf
   ln -sf $here/bin/crib /usr/local/bin/crib
   mkdir -p /etc/cni/net.d /etc/containers
   cp $here/guest/10-crib.conflist /etc/cni/net.d/
