@@ -11,25 +11,6 @@ export const socket = "/run/crib/crib.sock";
 export const busybox = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
 export const nginx = "registry.k8s.io/e2e-test-images/nginx:1.14-2";
 
-const unit = `[Unit]
-Description=Crib
-RequiresMountsFor=/mnt/crib
-
-[Service]
-ExecStart=/usr/local/bin/crib serve
-Delegate=yes
-KillMode=process
-Restart=always
-RestartSec=1
-StartLimitIntervalSec=0
-OOMScoreAdjust=-999
-TasksMax=infinity
-LimitNOFILE=1048576
-
-[Install]
-WantedBy=multi-user.target
-`;
-
 /** Runs a program; its standard output. Throws with its messages when it fails. */
 export function sh(...argv: string[]): string {
   const { stdout, stderr, exitCode } = Bun.spawnSync(argv, { stdin: "ignore" });
@@ -66,9 +47,9 @@ export class Crib {
     this.image = clients.image;
   }
 
-  /** Writes unit and configuration, starts the unit anew and waits for the first answer. */
+  /** Installs it as a user would, with `settings` in a drop-in, starts the unit anew and waits for an answer. */
   static async start(settings: Settings = {}): Promise<Crib> {
-    mkdirSync("/etc/crib", { recursive: true });
+    sh("/mnt/crib/bin/crib", "install");
     const sections = Object.entries({ log: { level: "debug" }, ...settings }).map(
       ([section, keys]) =>
         [
@@ -76,8 +57,8 @@ export class Crib {
           ...Object.entries(keys).map(([k, v]) => `${k} = ${JSON.stringify(v)}`),
         ].join("\n"),
     );
-    writeFileSync("/etc/crib/crib.toml", `${sections.join("\n")}\n`);
-    writeFileSync("/etc/systemd/system/crib.service", unit);
+    mkdirSync("/etc/crib/crib.d", { recursive: true });
+    writeFileSync("/etc/crib/crib.d/node-tests.toml", `${sections.join("\n")}\n`);
     sh("systemctl", "daemon-reload");
     sh("systemctl", "restart", "crib");
     const crib = new Crib();
@@ -123,6 +104,14 @@ export class Crib {
       await this.runtime.removePodSandbox({ podSandboxId: id });
     }
   }
+}
+
+/** Addresses that host-local holds; one whose file a power cut has emptied can never be given back. */
+export function leases(): string[] {
+  const directory = "/var/lib/cni/networks/crib";
+  return entries(directory)
+    .filter((it) => /^\d/.test(it))
+    .map((it) => (readFileSync(join(directory, it), "utf8") === "" ? `${it} (empty)` : it));
 }
 
 function entries(directory: string): string[] {
@@ -175,9 +164,7 @@ export function leftovers(): string[] {
     ...entries("/sys/class/net")
       .filter((it) => it.startsWith("veth"))
       .map((it) => `interface ${it}`),
-    ...entries("/var/lib/cni/networks/crib")
-      .filter((it) => /^\d/.test(it))
-      .map((it) => `IP ${it}`),
+    ...leases().map((it) => `IP ${it}`),
     ...["/run/crib/pods", "/run/crib/containers", "/var/lib/crib/containers"].flatMap((directory) =>
       entries(directory).map((it) => `file ${directory}/${it}`),
     ),

@@ -1,9 +1,9 @@
 /** In the virtual machine: what is written down before a reboot, and held against what is there after. */
 
 import { expect, test } from "bun:test";
-import { readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { readFileSync, writeFileSync } from "node:fs";
 import { Kubelet } from "./kubelet.ts";
-import { busybox, nginx, podCgroups } from "./node.ts";
+import { busybox, leases, nginx, podCgroups } from "./node.ts";
 
 /** Static pods that run over all reboots. */
 export const pods = ["one", "two", "web"];
@@ -59,11 +59,8 @@ export function declareAfterBoot(): void {
   });
 
   test("only the pods of now hold addresses and cgroups", async () => {
-    const held = readdirSync("/var/lib/cni/networks/crib")
-      .filter((it) => /^\d/.test(it))
-      .sort();
     const statuses = await Promise.all(pods.map((name) => kubelet.status(name)));
-    expect(held).toEqual(statuses.map((it) => it?.podIP ?? "").sort());
+    expect(leases().sort()).toEqual(statuses.map((it) => it?.podIP ?? "").sort());
     const now = await look(kubelet);
     const ids = podCgroups().map((it) => it.replace(/^.*crio-/, "").replace(/\.scope$/, ""));
     expect(ids.sort()).toEqual([...now.sandboxes, ...now.containers].sort());
@@ -74,7 +71,9 @@ export function declareAfterBoot(): void {
     for (const image of [busybox, nginx]) {
       expect((await kubelet.crib.image.imageStatus({ image: { image } })).image).toBeDefined();
     }
-    expect(await kubelet.outputOf("works", "sha256sum /bin/busybox | wc -l")).toBe("1");
+    expect(await kubelet.outputOf(`works${Date.now()}`, "sha256sum /bin/busybox | wc -l")).toBe(
+      "1",
+    );
     await noteDown(kubelet);
   });
 }

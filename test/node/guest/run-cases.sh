@@ -14,7 +14,6 @@ prepare_node() {
   iptables -w -t nat -A POSTROUTING -s 127.0.0.0/8 '!' -o lo -j MASQUERADE
   # No name server: names fail at once.
   echo 'nameserver 127.0.0.1' >/etc/resolv.conf
-  ln -sf $here/bin/crib /usr/local/bin/crib
   mkdir -p /etc/cni/net.d /etc/containers
   cp $here/guest/10-crib.conflist /etc/cni/net.d/
   cp $here/guest/registries.conf /etc/containers/
@@ -31,7 +30,7 @@ run_file() {
   echo "::end $file $status"
   journalctl -b -o short-precise --since "@$mark" >"$here/logs/$file.journal" 2>&1
   [ -d /var/log/pods ] && [ $status != 0 ] && cp -r /var/log/pods "$here/logs/$file.pods"
-  sync $here
+  sync -f $here
 }
 
 # A line is a file's name, or what happens to the machine: "!reboot", "!cut". `next` counts the
@@ -42,9 +41,9 @@ run_list() {
   while count=$(cat next) && [ "$count" -lt ${#lines[@]} ]; do
     echo $((count + 1)) >next
     case ${lines[count]} in
-      !reboot) echo "::boot"; sync; systemctl --no-block reboot; exit ;;
+      !reboot) echo "::boot"; sync -f next; systemctl --no-block reboot; exit ;;
       # The host ends qemu when it reads this.
-      !cut) sync next; echo "::cut"; sleep infinity ;;
+      !cut) sync -f next; echo "::cut"; sleep infinity ;;
       *) run_file "${lines[count]}" ;;
     esac
   done
