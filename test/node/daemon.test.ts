@@ -36,6 +36,19 @@ async function expectUnchanged(startedAt: bigint): Promise<void> {
   expect(await exec(crib, container, "echo here")).toBe("here");
 }
 
+test("crib check finds nothing amiss on this node", () => {
+  const { exitCode, stdout, stderr } = Bun.spawnSync(["crib", "check"]);
+  expect(`${exitCode}\n${exitCode === 0 ? "" : stdout.toString() + stderr.toString()}`).toBe("0\n");
+});
+
+test("systemctl reload leaves the daemon and pods alone", async () => {
+  const { startedAt } = await statusOf(crib, container);
+  const pid = crib.pid();
+  sh("systemctl", "reload", "crib");
+  await expectUnchanged(startedAt);
+  expect(crib.pid()).toBe(pid);
+});
+
 test("systemctl restart leaves pods alone", async () => {
   const { startedAt } = await statusOf(crib, container);
   await crib.restart();
