@@ -59,7 +59,7 @@ export function declareCritest(settings: Record<string, string>): void {
         judged = await runCritest(cases);
       }, groupTimeoutMs);
       for (const { name } of cases) {
-        test(name.replace("[k8s.io] ", ""), () => {
+        test(name.replace("[k8s.io] ", "").replace(`${group} `, ""), () => {
           const it = judged.find((one) => one.case.name === name);
           if (it === undefined) throw new Error("critest told nothing of it");
           if (it.verdict === "failed") {
