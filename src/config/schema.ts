@@ -237,6 +237,17 @@ export const configSchema = v.strictObject({
       "/etc/containers/registries.conf",
     ),
     registries_conf_dir: key("Its drop-ins.", absolutePath, "/etc/containers/registries.conf.d"),
+    auth_file: key(
+      "Registry credentials, containers-auth.json(5). The only such file that is read; it need not be\n" +
+        'there. "" searches where podman and Docker keep theirs.',
+      optionalPath,
+      "",
+    ),
+    certs_dirs: key(
+      "containers-certs.d(5): the first that has a directory HOST[:PORT] counts for that registry.",
+      v.array(absolutePath),
+      ["/etc/containers/certs.d", "/etc/docker/certs.d"],
+    ),
     pinned: key(
       'Images that are never garbage-collected; "*" at either end matches anything.',
       v.array(v.pipe(v.string(), v.nonEmpty("must not be empty"))),

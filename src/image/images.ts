@@ -2,6 +2,7 @@
 import type { Database } from "bun:sqlite";
 import { createHash } from "node:crypto";
 import type { Config } from "../config/config.ts";
+import { isShortName, type Registries, readRegistries } from "../config/registries-conf.ts";
 import { CribError } from "../error.ts";
 import { log } from "../observe/log.ts";
 import { LayerStore } from "../storage/layers.ts";
@@ -9,7 +10,7 @@ import type { Auth } from "./credentials.ts";
 import { type Image, ImageStore } from "./image-store.ts";
 import { pinnedBy } from "./pinned.ts";
 import type { Puller } from "./puller.ts";
-import { formatReference, parseReference } from "./reference.ts";
+import { formatReference, parseReference, type Reference, referencesOf } from "./reference.ts";
 import { SharedWork } from "./shared-work.ts";
 
 export type { Auth } from "./credentials.ts";
@@ -67,14 +68,15 @@ export class Images {
       signal = new AbortController().signal,
     }: { auth?: Partial<Auth>; signal?: AbortSignal } = {},
   ): Promise<Image> {
-    const reference = parseReference(text);
+    const registries = this.#registries();
+    const references = referencesOf(text, registries);
     const secret = createHash("sha256")
       .update(JSON.stringify(auth ?? null))
       .digest("hex");
-    const key = `${formatReference(reference)} ${secret}`;
+    const key = [...references.map(formatReference), secret].join(" ");
     return this.#pulls.join(key, Symbol(text), signal, async (shared) => {
       this.#puller ??= this.#makePuller();
-      return (await this.#puller).pull(reference, auth, shared);
+      return (await this.#puller).pull(references, registries, auth, shared);
     });
   }
 
@@ -84,7 +86,8 @@ export class Images {
   }
 
   /**
-   * An image by id ("sha256:…" or bare), name:tag, name@digest (both normalised as Docker does), or the
+   * An image by id ("sha256:…" or bare), name:tag, name@digest (both normalised as Docker does, unless
+   * registries.conf says what a short name stands for), or the
    * beginning of an id, at least 12 digits, that only one image has. In this order.
    */
   find(text: string): Image | undefined {
@@ -121,11 +124,25 @@ export class Images {
 
   #byName(text: string): Image | undefined {
     try {
-      return this.#store.byName(formatReference(parseReference(text)));
+      for (const reference of this.#references(text)) {
+        const image = this.#store.byName(formatReference(reference));
+        if (image !== undefined) return image;
+      }
+      return undefined;
     } catch (error) {
       if (error instanceof CribError && error.code === "InvalidArgument") return undefined;
       throw error;
     }
+  }
+
+  /** registries.conf is read only for names that it may give another meaning. */
+  #references(text: string): Reference[] {
+    return isShortName(text) ? referencesOf(text, this.#registries()) : [parseReference(text)];
+  }
+
+  #registries(): Registries {
+    const { registries_conf: file, registries_conf_dir: directory } = this.#options.config.image;
+    return readRegistries({ file, directory });
   }
 
   async #makePuller(): Promise<Puller> {

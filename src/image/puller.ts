@@ -1,16 +1,18 @@
 /** What a pull does; loaded when the first image is pulled, for a daemon that restarts pulls nothing. */
 import { createHash, randomUUID } from "node:crypto";
 import type { Config } from "../config/config.ts";
-import { readRegistries, sourcesOf } from "../config/registries-conf.ts";
+import type { Registries } from "../config/registries-conf.ts";
 import { CribError } from "../error.ts";
 import { log } from "../observe/log.ts";
 import type { LayerStore } from "../storage/layers.ts";
-import { type Auth, toCredentials } from "./credentials.ts";
+import type { Auth } from "./credentials.ts";
+import { exemptLoopback } from "./http.ts";
 import type { Image, ImageStore } from "./image-store.ts";
 import { LayerPuller, type WantedLayer } from "./layer-puller.ts";
 import { hostPlatform } from "./platform.ts";
 import { formatReference, nameOf, type Reference } from "./reference.ts";
-import { RegistryClient } from "./registry.ts";
+import type { RegistryClient } from "./registry.ts";
+import { noProgressMs, registryClients } from "./registry-access.ts";
 import { pullError, type ResolvedImage, resolveImage } from "./resolve.ts";
 
 export interface PullerOptions {
@@ -21,9 +23,6 @@ export interface PullerOptions {
   executable: readonly string[];
 }
 
-/** Stands for "never" in a timer. */
-const NEVER_MS = 2 ** 31 - 1;
-
 export class Puller {
   readonly #config: Config["image"];
   readonly #layers: LayerStore;
@@ -31,6 +30,7 @@ export class Puller {
   readonly #puller: LayerPuller;
 
   constructor({ config, layers, store, executable }: PullerOptions) {
+    exemptLoopback();
     this.#config = config;
     this.#layers = layers;
     this.#store = store;
@@ -40,18 +40,43 @@ export class Puller {
       maxParallel: config.max_parallel_layers,
       maxBytes: config.max_layer_bytes,
       maxEntries: config.max_layer_entries,
-      noProgressMs: this.#noProgressMs(),
+      noProgressMs: noProgressMs(config),
     });
   }
 
-  /** One pull from beginning to end; see `Images.pull` for its errors. */
+  /**
+   * One pull from beginning to end; see `Images.pull` for its errors. Of several references, which a
+   * short name may stand for, the first that can be pulled counts.
+   */
   async pull(
+    references: readonly Reference[],
+    registries: Registries,
+    auth: Partial<Auth> | undefined,
+    signal: AbortSignal,
+  ): Promise<Image> {
+    const failures: CribError[] = [];
+    for (const reference of references) {
+      try {
+        return await this.#pullOne(reference, registries, auth, signal);
+      } catch (error) {
+        if (signal.aborted || !(error instanceof CribError)) throw error;
+        failures.push(error);
+      }
+    }
+    const [first] = failures;
+    if (first === undefined) throw new CribError("Internal", "pull: no reference");
+    if (failures.length === 1) throw first;
+    throw new CribError(first.code, failures.map(({ message }) => message).join("; "));
+  }
+
+  async #pullOne(
     reference: Reference,
+    registries: Registries,
     auth: Partial<Auth> | undefined,
     signal: AbortSignal,
   ): Promise<Image> {
     const startedAt = performance.now();
-    const clients = this.#clients(reference, auth, signal);
+    const clients = registryClients(this.#config, registries, { reference, auth, signal });
     const resolved = await resolveImage(reference, clients, hostPlatform(), signal);
     const holder = `pull/${randomUUID()}`;
     try {
@@ -72,28 +97,6 @@ export class Puller {
     } finally {
       await this.#layers.release(holder);
     }
-  }
-
-  #clients(
-    reference: Reference,
-    auth: Partial<Auth> | undefined,
-    signal: AbortSignal,
-  ): RegistryClient[] {
-    const rules = readRegistries({
-      file: this.#config.registries_conf,
-      directory: this.#config.registries_conf_dir,
-    });
-    const credentials = toCredentials(auth, reference.registry);
-    return sourcesOf(rules, reference).map(
-      (source) =>
-        new RegistryClient({
-          source,
-          // They are for the registry that the image's name names, not for its mirrors.
-          credentials: source.mirror ? undefined : credentials,
-          noProgressMs: this.#noProgressMs(),
-          signal,
-        }),
-    );
   }
 
   /** All layers, or none: the first failure ends the others. */
@@ -120,11 +123,6 @@ export class Puller {
     if (failure === undefined) return;
     if (signal.aborted || !(failure instanceof CribError)) throw failure;
     throw pullError(reference, [failure]);
-  }
-
-  #noProgressMs(): number {
-    const seconds = this.#config.no_progress_timeout_seconds;
-    return seconds === 0 ? NEVER_MS : seconds * 1000;
   }
 }
 
