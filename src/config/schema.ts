@@ -248,6 +248,21 @@ export const configSchema = v.strictObject({
       v.array(absolutePath),
       ["/etc/containers/certs.d", "/etc/docker/certs.d"],
     ),
+    policy: key(
+      "Which images may be used, containers-policy.json(5). All, where the default file is not there.",
+      absolutePath,
+      "/etc/containers/policy.json",
+    ),
+    policy_dir: key(
+      "Policies of single namespaces, NAMESPACE.json, instead of the above.",
+      absolutePath,
+      "/etc/crib/policies",
+    ),
+    registries_d: key(
+      "Where signatures are kept, containers-registries.d(5).",
+      absolutePath,
+      "/etc/containers/registries.d",
+    ),
     pinned: key(
       'Images that are never garbage-collected; "*" at either end matches anything.',
       v.array(v.pipe(v.string(), v.nonEmpty("must not be empty"))),

@@ -1,8 +1,7 @@
 /** What a registry is told about who asks. */
-import { authFiles, findStoredAuth, hubAsOne } from "../config/auth-file.ts";
+import { hubAsOne } from "../config/auth-file.ts";
 import { CribError } from "../error.ts";
 import type { AuthConfig } from "../gen/runtime/v1/image_pb.ts";
-import { askHelper } from "./credential-helper.ts";
 
 /** None of its fields is ever logged or put into a message. */
 export interface Credentials {
@@ -50,39 +49,6 @@ export function toCredentials(
 function isFor(serverAddress: string, registry: string): boolean {
   const host = serverAddress.replace(/^[a-z]+:\/\//i, "").replace(/\/.*$/, "");
   return hubAsOne(host) === hubAsOne(registry);
-}
-
-/** The entry of `credential-helpers` in registries.conf that stands for the files. */
-const FILES = "containers-auth.json";
-
-/**
- * What this node itself knows about "host[:port]/repository": the first of the sources named in
- * registries.conf that has an answer (containers-auth.json(5), containers-registries.conf(5)).
- *
- * @throws CribError FailedPrecondition, Unavailable: see `findStoredAuth` and `askHelper`.
- */
-export async function storedCredentials(
-  name: string,
-  { authFile, helpers }: { authFile: string; helpers: readonly string[] },
-): Promise<Credentials | undefined> {
-  const host = name.slice(0, name.indexOf("/"));
-  for (const helper of helpers) {
-    const found =
-      helper === FILES ? await fromFiles(name, host, authFile) : await askHelper(helper, host);
-    if (found !== undefined) return found;
-  }
-  return undefined;
-}
-
-async function fromFiles(
-  name: string,
-  host: string,
-  authFile: string,
-): Promise<Credentials | undefined> {
-  const stored = findStoredAuth(authFiles(authFile), name);
-  if (stored === undefined) return undefined;
-  if (stored.kind === "helper") return askHelper(stored.helper, stored.serverUrl);
-  return toCredentials(stored, host);
 }
 
 /** The value of an Authorization header of the Basic scheme. */

@@ -2,6 +2,7 @@
 import type { Database } from "bun:sqlite";
 import { createHash } from "node:crypto";
 import type { Config } from "../config/config.ts";
+import { policyPath } from "../config/policy.ts";
 import { isShortName, type Registries, readRegistries } from "../config/registries-conf.ts";
 import { CribError } from "../error.ts";
 import { log } from "../observe/log.ts";
@@ -54,7 +55,8 @@ export class Images {
    * for all pulls that want it. Nothing of a failed or cancelled pull is left, unless another pull uses
    * it.
    *
-   * Codes: InvalidArgument (reference), NotFound, Unauthenticated, PermissionDenied (also: blocked),
+   * Codes: InvalidArgument (reference), NotFound, Unauthenticated, PermissionDenied (also: blocked; or
+   * refused by policy.json, where the message begins with "SignatureValidationFailed"),
    * Unavailable (the message begins with "RegistryUnavailable", which the kubelet knows), DataLoss
    * (bytes that are not those of the digest, size or diffID; damaged compression), FailedPrecondition
    * (sound, but nothing that Crib can run: schema 1, foreign layers, other platforms, broken manifests,
@@ -65,18 +67,21 @@ export class Images {
     text: string,
     {
       auth,
+      namespace = "",
       signal = new AbortController().signal,
-    }: { auth?: Partial<Auth>; signal?: AbortSignal } = {},
+    }: { auth?: Partial<Auth>; namespace?: string; signal?: AbortSignal } = {},
   ): Promise<Image> {
     const registries = this.#registries();
     const references = referencesOf(text, registries);
     const secret = createHash("sha256")
       .update(JSON.stringify(auth ?? null))
       .digest("hex");
-    const key = [...references.map(formatReference), secret].join(" ");
+    // What one namespace's policy lets through is not yet let through by another's.
+    const policy = this.#policyFile(namespace);
+    const key = JSON.stringify([references.map(formatReference), secret, policy]);
     return this.#pulls.join(key, Symbol(text), signal, async (shared) => {
       this.#puller ??= this.#makePuller();
-      return (await this.#puller).pull(references, registries, auth, shared);
+      return (await this.#puller).pull({ references, registries, auth, namespace, signal: shared });
     });
   }
 
@@ -110,6 +115,53 @@ export class Images {
     this.#store.delete(image.id);
     log().info({ imageId: image.id, names: image.repoTags }, "image removed");
     await this.#layers.collect();
+  }
+
+  /**
+   * Checks again, from what was kept at the pull, that policy.json (or the namespace's own policy) lets
+   * an image be used. `text` is the name that the pod gives it; where that is none (an id, or empty),
+   * one of the image's names must be accepted.
+   *
+   * @throws CribError as `requireTrust` does.
+   */
+  async verify(image: Image, text: string, namespace: string): Promise<void> {
+    const { policyPaths, requireTrust, requirementsOf } = await import("./trust.ts");
+    const paths = policyPaths(this.#options.config.image);
+    const sources = this.#store.sources(image.id);
+    const evidence = {
+      digests: sources.flatMap(({ digests }) => digests),
+      signatures: sources.flatMap(({ signatures }) => signatures),
+    };
+    let failure: unknown;
+    for (const reference of this.#namesOf(image, text)) {
+      try {
+        const requirements = requirementsOf(paths, namespace, reference);
+        return await requireTrust(requirements, reference, evidence);
+      } catch (error) {
+        failure ??= error;
+      }
+    }
+    throw failure;
+  }
+
+  #policyFile(namespace: string): string {
+    const { policy: file, policy_dir: directory } = this.#options.config.image;
+    return policyPath({ file, directory }, namespace);
+  }
+
+  /** The names to judge an image by; never none. */
+  #namesOf(image: Image, text: string): Reference[] {
+    const isId = text === "" || ID_PREFIX.test(text);
+    if (!isId) {
+      const meant = this.#references(text);
+      const own = meant.filter(
+        (reference) => this.#store.byName(formatReference(reference)) === image,
+      );
+      return own.length > 0 ? own : meant;
+    }
+    const names = [...image.repoTags, ...image.repoDigests].map(parseReference);
+    // Its tags may all have moved on; then its id stands for a name that only a default can accept.
+    return names.length > 0 ? names : [parseReference(`localhost/unnamed@${image.id}`)];
   }
 
   /** What all layers take on disk, including those that only containers still use. */

@@ -1,8 +1,10 @@
 /** What a pull does; loaded when the first image is pulled, for a daemon that restarts pulls nothing. */
 import { createHash, randomUUID } from "node:crypto";
 import type { Config } from "../config/config.ts";
+import type { Requirement } from "../config/policy.ts";
 import type { Registries } from "../config/registries-conf.ts";
-import { CribError } from "../error.ts";
+import { signatureStorageOf } from "../config/registries-d.ts";
+import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
 import type { LayerStore } from "../storage/layers.ts";
 import type { Auth } from "./credentials.ts";
@@ -12,8 +14,17 @@ import { LayerPuller, type WantedLayer } from "./layer-puller.ts";
 import { hostPlatform } from "./platform.ts";
 import { formatReference, nameOf, type Reference } from "./reference.ts";
 import type { RegistryClient } from "./registry.ts";
-import { noProgressMs, registryClients } from "./registry-access.ts";
+import { noProgressMs, registryClients, tlsFor } from "./registry-access.ts";
 import { pullError, type ResolvedImage, resolveImage } from "./resolve.ts";
+import type { Signature } from "./signature.ts";
+import { findSignatures } from "./signature-source.ts";
+import {
+  policyPaths,
+  refuseRejected,
+  requirementsOf,
+  requireTrust,
+  wantSignatures,
+} from "./trust.ts";
 
 export interface PullerOptions {
   config: Config["image"];
@@ -21,6 +32,15 @@ export interface PullerOptions {
   store: ImageStore;
   /** argv to run Crib again, absolute paths. */
   executable: readonly string[];
+}
+
+export interface PullRequest {
+  references: readonly Reference[];
+  registries: Registries;
+  auth: Partial<Auth> | undefined;
+  /** Of the pod that the image is for; "" when nobody knows. */
+  namespace: string;
+  signal: AbortSignal;
 }
 
 export class Puller {
@@ -48,18 +68,13 @@ export class Puller {
    * One pull from beginning to end; see `Images.pull` for its errors. Of several references, which a
    * short name may stand for, the first that can be pulled counts.
    */
-  async pull(
-    references: readonly Reference[],
-    registries: Registries,
-    auth: Partial<Auth> | undefined,
-    signal: AbortSignal,
-  ): Promise<Image> {
+  async pull(request: PullRequest): Promise<Image> {
     const failures: CribError[] = [];
-    for (const reference of references) {
+    for (const reference of request.references) {
       try {
-        return await this.#pullOne(reference, registries, auth, signal);
+        return await this.#pullOne(reference, request);
       } catch (error) {
-        if (signal.aborted || !(error instanceof CribError)) throw error;
+        if (request.signal.aborted || !(error instanceof CribError)) throw error;
         failures.push(error);
       }
     }
@@ -69,20 +84,22 @@ export class Puller {
     throw new CribError(first.code, failures.map(({ message }) => message).join("; "));
   }
 
-  async #pullOne(
-    reference: Reference,
-    registries: Registries,
-    auth: Partial<Auth> | undefined,
-    signal: AbortSignal,
-  ): Promise<Image> {
+  async #pullOne(reference: Reference, request: PullRequest): Promise<Image> {
     const startedAt = performance.now();
-    const clients = registryClients(this.#config, registries, { reference, auth, signal });
+    const { signal } = request;
+    const requirements = requirementsOf(policyPaths(this.#config), request.namespace, reference);
+    refuseRejected(requirements, reference);
+    const clients = registryClients(this.#config, request.registries, { ...request, reference });
     const resolved = await resolveImage(reference, clients, hostPlatform(), signal);
+    const signatures = await this.#signatures(reference, resolved, requirements, signal);
+    const { digests } = resolved;
+    await requireTrust(requirements, reference, { digests, signatures });
     const holder = `pull/${randomUUID()}`;
     try {
       const layers = wantedLayers(resolved);
       await this.#fetchLayers(reference, holder, layers, resolved.clients, signal);
-      const names = [`${nameOf(reference)}@${resolved.digest}`];
+      const byDigest = `${nameOf(reference)}@${resolved.digest}`;
+      const names = [byDigest];
       if (reference.digest === undefined) names.push(formatReference(reference));
       const image = this.#store.add({
         id: resolved.id,
@@ -90,12 +107,49 @@ export class Puller {
         annotations: resolved.manifest.annotations,
         layers: layers.map(({ chainId }) => chainId),
         names,
+        source: {
+          name: byDigest,
+          digests,
+          signatures,
+          layers: resolved.manifest.layers.map(({ mediaType, digest, size }) => ({
+            mediaType,
+            digest,
+            size,
+          })),
+        },
       });
       const durationMs = Math.round(performance.now() - startedAt);
       log().info({ image: formatReference(reference), imageId: image.id, durationMs }, "pulled");
       return image;
     } finally {
       await this.#layers.release(holder);
+    }
+  }
+
+  /**
+   * All signatures, also when this policy wants none: that of a namespace may later. Then only is it
+   * no error that they cannot be had.
+   */
+  async #signatures(
+    reference: Reference,
+    { clients: [client], digests }: ResolvedImage,
+    requirements: readonly Requirement[],
+    signal: AbortSignal,
+  ): Promise<Signature[]> {
+    if (client === undefined) return [];
+    const { host, repository } = client.source;
+    const suffix = formatReference(reference).slice(nameOf(reference).length);
+    try {
+      const directory = this.#config.registries_d;
+      const storage = signatureStorageOf(directory, `${host}/${repository}`, suffix);
+      const tls = tlsFor(this.#config.certs_dirs);
+      const http = { tls, noProgressMs: noProgressMs(this.#config), signal };
+      return await findSignatures(storage, { client, repository, digests }, http);
+    } catch (error) {
+      if (signal.aborted || wantSignatures(requirements)) throw error;
+      const image = formatReference(reference);
+      log().warn({ image, error: messageOf(error) }, "the image's signatures cannot be read");
+      return [];
     }
   }
 

@@ -3,10 +3,11 @@ import { rootCertificates } from "node:tls";
 import { readCertificates, systemCertificates } from "../config/certs-d.ts";
 import type { Config } from "../config/config.ts";
 import { type Registries, type Source, sourcesOf } from "../config/registries-conf.ts";
-import { type Auth, storedCredentials, toCredentials } from "./credentials.ts";
+import { type Auth, toCredentials } from "./credentials.ts";
 import type { TlsOptions } from "./http.ts";
 import type { Reference } from "./reference.ts";
 import { RegistryClient } from "./registry.ts";
+import { storedCredentials } from "./stored-credentials.ts";
 
 /** Stands for "never" in a timer. */
 const NEVER_MS = 2 ** 31 - 1;
@@ -46,6 +47,17 @@ export function registryClients(
         signal,
       }),
   );
+}
+
+/** Certificates for servers that are no registries: each its own. */
+export function tlsFor(directories: readonly string[]): (host: string) => TlsOptions {
+  return (host) => {
+    const { ca, client } = readCertificates(directories, host);
+    return {
+      ...trusted(systemCertificates(), ca),
+      ...(client && { cert: client.certificate, key: client.key }),
+    };
+  };
 }
 
 /** A registry's certificates also count with the servers it sends its callers to. */

@@ -32,6 +32,8 @@ export interface RegistryOptions {
 export class RegistryClient {
   /** "host/repository", for messages. */
   readonly name: string;
+  /** Where it leads, as references and configuration write it. */
+  readonly source: Source;
   readonly #host: string;
   readonly #options: RegistryOptions;
   readonly #insecure: boolean;
@@ -42,6 +44,7 @@ export class RegistryClient {
   constructor(options: RegistryOptions) {
     const { host, repository, insecure } = options.source;
     this.name = `${host}/${repository}`;
+    this.source = options.source;
     this.#options = options;
     this.#host = host === "docker.io" ? "registry-1.docker.io" : host;
     this.#insecure = insecure || isLoopback(host);

@@ -20,6 +20,8 @@ const ATTEMPTS = 4;
 export interface ResolvedImage {
   /** Of the manifest or index that the reference itself leads to. */
   digest: string;
+  /** `digest` and those below it, down to the manifest's. */
+  digests: string[];
   manifest: ImageManifest;
   /** The configuration's digest: the image's id. */
   id: string;
@@ -76,7 +78,7 @@ async function resolveAt(
   signal: AbortSignal,
 ): Promise<Omit<ResolvedImage, "clients">> {
   const top = await fetchManifest(client, reference.digest ?? reference.tag ?? "latest");
-  const manifest = await descend(client, top, platform, 1);
+  const { manifest, digests } = await descend(client, top, platform, 1);
   const bytes = await readBlob([client], manifest.config, CONFIG_LIMIT_BYTES, signal);
   const what = `${client.name}: image config ${manifest.config.digest}`;
   const { config, diffIds, os } = parseConfig(bytes, what);
@@ -91,6 +93,7 @@ async function resolveAt(
   }
   return {
     digest: top.digest,
+    digests,
     manifest,
     id: manifest.config.digest,
     configJson: bytes.toString("utf8"),
@@ -122,8 +125,8 @@ async function descend(
   { digest, document }: Fetched,
   platform: Platform,
   depth: number,
-): Promise<ImageManifest> {
-  if (document.kind === "image") return document;
+): Promise<{ manifest: ImageManifest; digests: string[] }> {
+  if (document.kind === "image") return { manifest: document, digests: [digest] };
   const what = `${client.name}: index ${digest}`;
   if (depth > INDEX_DEPTH_LIMIT) {
     throw new CribError("FailedPrecondition", `${what}: more than ${INDEX_DEPTH_LIMIT} levels`);
@@ -132,7 +135,8 @@ async function descend(
   for (const candidate of candidates) {
     const next = await fetchManifest(client, candidate.digest);
     try {
-      return await descend(client, next, platform, depth + 1);
+      const { manifest, digests } = await descend(client, next, platform, depth + 1);
+      return { manifest, digests: [digest, ...digests] };
     } catch (error) {
       // An index without a platform may hold nothing for this one; the next candidate may.
       const other = error instanceof CribError && error.code === "FailedPrecondition";
