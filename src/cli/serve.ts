@@ -68,6 +68,7 @@ export async function serve(options: ServeOptions): Promise<void> {
     selfCheck(config.crib.socket, deadlineMs),
   );
   whenIdle(core);
+  void watchPreload(core, recovered);
   await untilSignal();
   endWatchdog();
   await tell(notifier, "STOPPING=1");
@@ -94,6 +95,15 @@ function whenIdle(core: Core): void {
   setTimeout(() => void core.handlers.list(), 200).unref();
   // Starting up takes memory that running does not: give it back now, not at some later collection.
   setTimeout(() => Bun.gc(true), 400).unref();
+}
+
+/** After recovery: a node that was started again has its pods first. */
+async function watchPreload(core: Core, recovered: Promise<void>): Promise<void> {
+  await recovered;
+  const { image, crib } = core.config;
+  const directory = image.preload_dir || `${crib.root}/preload`;
+  const { Preload } = await import("../image/preload.ts");
+  await new Preload(directory, core.images).start();
 }
 
 function prepareDirectories(config: Config): void {

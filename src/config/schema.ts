@@ -263,6 +263,12 @@ export const configSchema = v.strictObject({
       absolutePath,
       "/etc/containers/registries.d",
     ),
+    preload_dir: key(
+      "Archives here (OCI layouts, docker save; also compressed) are imported at start and when they\n" +
+        'appear; their images are pinned. "" is <crib.root>/preload.',
+      optionalPath,
+      "",
+    ),
     pinned: key(
       'Images that are never garbage-collected; "*" at either end matches anything.',
       v.array(v.pipe(v.string(), v.nonEmpty("must not be empty"))),

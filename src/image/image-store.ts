@@ -35,6 +35,10 @@ export interface ImageSource {
   signatures: Signature[];
   /** Compressed, base first. */
   layers: Array<{ mediaType: string; digest: string; size: number }>;
+  /** Of an archive: changes when the file does. */
+  stamp?: string;
+  /** The image is pinned for as long as this source is known. */
+  pinned?: boolean;
 }
 
 /** What a pull hands over. */
@@ -64,6 +68,8 @@ const sourceSchema = v.object({
     ]),
   ),
   layers: v.array(v.object({ mediaType: v.string(), digest: v.string(), size: v.number() })),
+  stamp: v.optional(v.string()),
+  pinned: v.optional(v.boolean()),
 });
 const annotationsSchema = v.pipe(v.string(), v.parseJson(), v.record(v.string(), v.string()));
 
@@ -136,6 +142,23 @@ export class ImageStore {
     });
   }
 
+  /** Forgets a source of all images, and that it pinned them. */
+  forgetSource(name: string): void {
+    const rows = this.#database
+      .query("DELETE FROM image_sources WHERE name = ? RETURNING image_id")
+      .all(name) as Array<{ image_id: string }>;
+    for (const { image_id } of rows) this.#load(image_id);
+  }
+
+  /** Names of sources that begin with `prefix`, with their stamps. */
+  sourceStamps(prefix: string): Map<string, string> {
+    const rows = this.#database
+      .query("SELECT DISTINCT name, json_extract(record, '$.stamp') AS stamp FROM image_sources")
+      .all() as Array<{ name: string; stamp: string | null }>;
+    const own = rows.filter(({ name }) => name.startsWith(prefix));
+    return new Map(own.map(({ name, stamp }) => [name, stamp ?? ""]));
+  }
+
   #insertSource({ id, source: { name, ...record } }: NewImage): void {
     this.#database
       .query("INSERT OR REPLACE INTO image_sources (image_id, name, record) VALUES (?, ?, ?)")
@@ -192,6 +215,7 @@ export class ImageStore {
       pinned: false,
       annotations: v.parse(annotationsSchema, row.annotations),
     };
-    return { ...image, pinned: this.#isPinned(image) };
+    const kept = this.sources(id).some(({ pinned }) => pinned === true);
+    return { ...image, pinned: kept || this.#isPinned(image) };
   }
 }

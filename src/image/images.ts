@@ -1,6 +1,8 @@
 /** The images of this node: pull, list, find, remove. */
 import type { Database } from "bun:sqlite";
 import { createHash } from "node:crypto";
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
 import type { Config } from "../config/config.ts";
 import { policyPath } from "../config/policy.ts";
 import { isShortName, type Registries, readRegistries } from "../config/registries-conf.ts";
@@ -9,6 +11,7 @@ import { log } from "../observe/log.ts";
 import { LayerStore } from "../storage/layers.ts";
 import type { Auth } from "./credentials.ts";
 import { type Image, ImageStore } from "./image-store.ts";
+import type { Importer, ImportOptions } from "./importer.ts";
 import { pinnedBy } from "./pinned.ts";
 import type { Puller } from "./puller.ts";
 import { formatReference, parseReference, type Reference, referencesOf } from "./reference.ts";
@@ -35,7 +38,7 @@ export class Images {
   readonly #layers: LayerStore;
   readonly #store: ImageStore;
   readonly #pulls = new SharedWork<symbol, Image>();
-  #puller: Promise<Puller> | undefined;
+  #workers: Promise<Workers> | undefined;
 
   private constructor(options: ImagesOptions, layers: LayerStore) {
     this.#options = options;
@@ -47,6 +50,7 @@ export class Images {
   static async open(options: ImagesOptions): Promise<Images> {
     const layers = new LayerStore(options);
     await layers.recover();
+    await rm(join(options.root, "import"), { recursive: true, force: true });
     return new Images(options, layers);
   }
 
@@ -80,9 +84,44 @@ export class Images {
     const policy = this.#policyFile(namespace);
     const key = JSON.stringify([references.map(formatReference), secret, policy]);
     return this.#pulls.join(key, Symbol(text), signal, async (shared) => {
-      this.#puller ??= this.#makePuller();
-      return (await this.#puller).pull({ references, registries, auth, namespace, signal: shared });
+      return (await this.#load()).puller.pull({
+        references,
+        registries,
+        auth,
+        namespace,
+        signal: shared,
+      });
     });
+  }
+
+  /**
+   * Brings the images of an archive or directory on this node into the store: an OCI layout, as a
+   * directory or a tar, or what `docker save` writes; tars may be compressed with gzip or zstd.
+   *
+   * @throws CribError NotFound, FailedPrecondition (no such archive; refused by policy.json), and as `pull`.
+   */
+  async import(path: string, options: ImportOptions = {}): Promise<Image[]> {
+    return (await this.#load()).importer.import(path, options);
+  }
+
+  /** The stamps of the archives (see `ImageSource`) below a directory that images came from. */
+  archiveStamps(directory: string): Map<string, string> {
+    const prefix = `archive:${directory}/`;
+    const stamps = this.#store.sourceStamps(prefix);
+    return new Map([...stamps].map(([name, stamp]) => [name.slice("archive:".length), stamp]));
+  }
+
+  /** An archive is gone: what it pinned is pinned by it no more. */
+  forgetArchive(path: string): void {
+    this.#store.forgetSource(`archive:${path}`);
+  }
+
+  /** Removes the images that are neither pinned nor `inUse`; returns them. */
+  async prune(inUse: (imageId: string) => boolean): Promise<Image[]> {
+    const unused = this.list().filter(({ id, pinned }) => !pinned && !inUse(id));
+    for (const { id } of unused) this.#store.delete(id);
+    await this.#layers.collect();
+    return unused;
   }
 
   /** All images; the arrays inside must not be changed. */
@@ -197,10 +236,29 @@ export class Images {
     return readRegistries({ file, directory });
   }
 
-  async #makePuller(): Promise<Puller> {
-    const { Puller } = await import("./puller.ts");
-    const { config, executable } = this.#options;
-    const { image } = config;
-    return new Puller({ config: image, layers: this.#layers, store: this.#store, executable });
+  /** A daemon that was started again pulls nothing for now: the code for it is loaded late. */
+  #load(): Promise<Workers> {
+    this.#workers ??= this.#makeWorkers();
+    return this.#workers;
   }
+
+  async #makeWorkers(): Promise<Workers> {
+    const [{ ImageBuilder }, { Puller }, { Importer }] = await Promise.all([
+      import("./image-builder.ts"),
+      import("./puller.ts"),
+      import("./importer.ts"),
+    ]);
+    const { config, executable, root } = this.#options;
+    const options = { config: config.image, layers: this.#layers, store: this.#store, executable };
+    const builder = new ImageBuilder(options);
+    return {
+      puller: new Puller(config.image, builder),
+      importer: new Importer({ config: config.image, builder, scratch: join(root, "import") }),
+    };
+  }
+}
+
+interface Workers {
+  puller: Puller;
+  importer: Importer;
 }

@@ -3,10 +3,9 @@ import { join } from "node:path";
 import { CribError } from "../error.ts";
 import { log } from "../observe/log.ts";
 import type { LayerStore } from "../storage/layers.ts";
-import { streamBlob } from "./blob.ts";
+import { type BlobSource, streamBlob } from "./blob.ts";
 import { throwIfAborted } from "./http.ts";
 import type { Descriptor } from "./manifest.ts";
-import type { RegistryClient } from "./registry.ts";
 import { Semaphore } from "./semaphore.ts";
 import { SharedWork } from "./shared-work.ts";
 import { unpackLayer } from "./unpacker.ts";
@@ -45,7 +44,7 @@ export class LayerPuller {
   async ensure(
     holder: string,
     layer: WantedLayer,
-    clients: readonly RegistryClient[],
+    clients: readonly BlobSource[],
     signal: AbortSignal,
   ): Promise<void> {
     while (this.#options.store.hold(holder, layer.chainId) === undefined) {
@@ -64,7 +63,7 @@ export class LayerPuller {
   /** Damaged bytes of one registry (or mirror) are asked of the next. */
   async #fetch(
     layer: WantedLayer,
-    clients: readonly RegistryClient[],
+    clients: readonly BlobSource[],
     signal: AbortSignal,
     holders: ReadonlySet<string>,
   ): Promise<void> {
@@ -81,7 +80,7 @@ export class LayerPuller {
 
   async #fetchOnce(
     layer: WantedLayer,
-    clients: readonly RegistryClient[],
+    clients: readonly BlobSource[],
     signal: AbortSignal,
     holders: ReadonlySet<string>,
   ): Promise<void> {

@@ -1,21 +1,19 @@
 /** What a pull does; loaded when the first image is pulled, for a daemon that restarts pulls nothing. */
-import { createHash, randomUUID } from "node:crypto";
 import type { Config } from "../config/config.ts";
 import type { Requirement } from "../config/policy.ts";
 import type { Registries } from "../config/registries-conf.ts";
 import { signatureStorageOf } from "../config/registries-d.ts";
 import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
-import type { LayerStore } from "../storage/layers.ts";
 import type { Auth } from "./credentials.ts";
 import { exemptLoopback } from "./http.ts";
-import type { Image, ImageStore } from "./image-store.ts";
-import { LayerPuller, type WantedLayer } from "./layer-puller.ts";
+import type { ImageBuilder } from "./image-builder.ts";
+import type { Image } from "./image-store.ts";
 import { hostPlatform } from "./platform.ts";
 import { formatReference, nameOf, type Reference } from "./reference.ts";
 import type { RegistryClient } from "./registry.ts";
 import { noProgressMs, registryClients, tlsFor } from "./registry-access.ts";
-import { pullError, type ResolvedImage, resolveImage } from "./resolve.ts";
+import { pullError, resolveImage } from "./resolve.ts";
 import type { Signature } from "./signature.ts";
 import { findSignatures } from "./signature-source.ts";
 import {
@@ -25,14 +23,6 @@ import {
   requireTrust,
   wantSignatures,
 } from "./trust.ts";
-
-export interface PullerOptions {
-  config: Config["image"];
-  layers: LayerStore;
-  store: ImageStore;
-  /** argv to run Crib again, absolute paths. */
-  executable: readonly string[];
-}
 
 export interface PullRequest {
   references: readonly Reference[];
@@ -45,23 +35,12 @@ export interface PullRequest {
 
 export class Puller {
   readonly #config: Config["image"];
-  readonly #layers: LayerStore;
-  readonly #store: ImageStore;
-  readonly #puller: LayerPuller;
+  readonly #builder: ImageBuilder;
 
-  constructor({ config, layers, store, executable }: PullerOptions) {
+  constructor(config: Config["image"], builder: ImageBuilder) {
     exemptLoopback();
     this.#config = config;
-    this.#layers = layers;
-    this.#store = store;
-    this.#puller = new LayerPuller({
-      store: layers,
-      executable,
-      maxParallel: config.max_parallel_layers,
-      maxBytes: config.max_layer_bytes,
-      maxEntries: config.max_layer_entries,
-      noProgressMs: noProgressMs(config),
-    });
+    this.#builder = builder;
   }
 
   /**
@@ -94,35 +73,18 @@ export class Puller {
     const signatures = await this.#signatures(reference, resolved, requirements, signal);
     const { digests } = resolved;
     await requireTrust(requirements, reference, { digests, signatures });
-    const holder = `pull/${randomUUID()}`;
+    const byDigest = `${nameOf(reference)}@${resolved.digest}`;
+    const names = [byDigest];
+    if (reference.digest === undefined) names.push(formatReference(reference));
+    const build = { resolved, names, source: { name: byDigest, signatures }, signal };
     try {
-      const layers = wantedLayers(resolved);
-      await this.#fetchLayers(reference, holder, layers, resolved.clients, signal);
-      const byDigest = `${nameOf(reference)}@${resolved.digest}`;
-      const names = [byDigest];
-      if (reference.digest === undefined) names.push(formatReference(reference));
-      const image = this.#store.add({
-        id: resolved.id,
-        configJson: resolved.configJson,
-        annotations: resolved.manifest.annotations,
-        layers: layers.map(({ chainId }) => chainId),
-        names,
-        source: {
-          name: byDigest,
-          digests,
-          signatures,
-          layers: resolved.manifest.layers.map(({ mediaType, digest, size }) => ({
-            mediaType,
-            digest,
-            size,
-          })),
-        },
-      });
+      const image = await this.#builder.build(build, resolved.clients);
       const durationMs = Math.round(performance.now() - startedAt);
       log().info({ image: formatReference(reference), imageId: image.id, durationMs }, "pulled");
       return image;
-    } finally {
-      await this.#layers.release(holder);
+    } catch (error) {
+      if (signal.aborted || !(error instanceof CribError)) throw error;
+      throw pullError(reference, [error]);
     }
   }
 
@@ -132,7 +94,7 @@ export class Puller {
    */
   async #signatures(
     reference: Reference,
-    { clients: [client], digests }: ResolvedImage,
+    { clients: [client], digests }: { clients: RegistryClient[]; digests: string[] },
     requirements: readonly Requirement[],
     signal: AbortSignal,
   ): Promise<Signature[]> {
@@ -152,43 +114,4 @@ export class Puller {
       return [];
     }
   }
-
-  /** All layers, or none: the first failure ends the others. */
-  async #fetchLayers(
-    reference: Reference,
-    holder: string,
-    layers: readonly WantedLayer[],
-    clients: readonly RegistryClient[],
-    signal: AbortSignal,
-  ): Promise<void> {
-    const controller = new AbortController();
-    const all = AbortSignal.any([signal, controller.signal]);
-    let failure: unknown;
-    await Promise.all(
-      layers.map(async (layer) => {
-        try {
-          await this.#puller.ensure(holder, layer, clients, all);
-        } catch (error) {
-          failure ??= error;
-          controller.abort(failure);
-        }
-      }),
-    );
-    if (failure === undefined) return;
-    if (signal.aborted || !(failure instanceof CribError)) throw failure;
-    throw pullError(reference, [failure]);
-  }
-}
-
-/** Pairs layers with diffIDs and computes chainIDs (OCI image specification, "Layer ChainID"). */
-function wantedLayers({ manifest, diffIds }: ResolvedImage): WantedLayer[] {
-  let chainId = "";
-  return manifest.layers.map((descriptor, index) => {
-    const diffId = diffIds[index] ?? "";
-    chainId =
-      index === 0
-        ? diffId
-        : `sha256:${createHash("sha256").update(`${chainId} ${diffId}`).digest("hex")}`;
-    return { chainId, diffId, descriptor };
-  });
 }

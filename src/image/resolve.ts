@@ -1,7 +1,7 @@
 /** From a reference to one image's manifest and configuration, over mirrors and indexes. */
 import { createHash } from "node:crypto";
 import { CribError } from "../error.ts";
-import { readBlob, retry } from "./blob.ts";
+import { type BlobSource, readBlob, retry } from "./blob.ts";
 import {
   type Descriptor,
   type ImageConfig,
@@ -28,12 +28,16 @@ export interface ResolvedImage {
   configJson: string;
   config: ImageConfig;
   diffIds: string[];
-  /** Where to fetch blobs: the registry that answered first. */
-  clients: RegistryClient[];
+}
+
+/** What manifests can be had from as well as blobs. */
+export interface ManifestSource extends BlobSource {
+  /** By tag or digest; the bytes are not yet checked. */
+  manifest(reference: string): Promise<{ bytes: Buffer; mediaType: string; digest: string }>;
 }
 
 /**
- * Asks the registries in turn. All but the last (the mirrors) get one try; the last is asked again when
+ * Asks the registries in turn; the one that answered comes first in the result's `clients`. All but the last (the mirrors) get one try; the last is asked again when
  * it is not available.
  *
  * @throws CribError with the last registry's code and, in its message, what each of them said.
@@ -44,13 +48,18 @@ export async function resolveImage(
   clients: readonly RegistryClient[],
   platform: Platform,
   signal: AbortSignal,
-): Promise<ResolvedImage> {
+): Promise<ResolvedImage & { clients: RegistryClient[] }> {
   const failures: CribError[] = [];
   for (const client of clients) {
     const attempts = client === clients.at(-1) ? ATTEMPTS : 1;
     try {
       return await retry(attempts, signal, async () => ({
-        ...(await resolveAt(client, reference, platform, signal)),
+        ...(await resolveAt(
+          client,
+          reference.digest ?? reference.tag ?? "latest",
+          platform,
+          signal,
+        )),
         clients: [client, ...clients.filter((other) => other !== client)],
       }));
     } catch (error) {
@@ -71,13 +80,14 @@ export function pullError(reference: Reference, failures: readonly CribError[]):
   });
 }
 
-async function resolveAt(
-  client: RegistryClient,
-  reference: Reference,
+/** Reads what a tag or digest leads to at one source. Throws as `resolveImage`, but for the prefix. */
+export async function resolveAt(
+  client: ManifestSource,
+  reference: string,
   platform: Platform,
   signal: AbortSignal,
-): Promise<Omit<ResolvedImage, "clients">> {
-  const top = await fetchManifest(client, reference.digest ?? reference.tag ?? "latest");
+): Promise<ResolvedImage> {
+  const top = await fetchManifest(client, reference);
   const { manifest, digests } = await descend(client, top, platform, 1);
   const bytes = await readBlob([client], manifest.config, CONFIG_LIMIT_BYTES, signal);
   const what = `${client.name}: image config ${manifest.config.digest}`;
@@ -107,7 +117,7 @@ interface Fetched {
   document: ReturnType<typeof parseManifest>;
 }
 
-async function fetchManifest(client: RegistryClient, reference: string): Promise<Fetched> {
+async function fetchManifest(client: ManifestSource, reference: string): Promise<Fetched> {
   const what = `${client.name}: manifest ${reference}`;
   const { bytes, mediaType, digest: claimed } = await client.manifest(reference);
   const expected = isDigest(reference) ? reference : claimed;
@@ -121,7 +131,7 @@ async function fetchManifest(client: RegistryClient, reference: string): Promise
 
 /** Follows indexes down to the manifest for the platform. */
 async function descend(
-  client: RegistryClient,
+  client: ManifestSource,
   { digest, document }: Fetched,
   platform: Platform,
   depth: number,
