@@ -18,6 +18,10 @@ export function imageAdminRpcs({ core }: CriContext) {
       const images = await core.images.prune((id) => used.has(id));
       return { images: images.map(toStored) };
     },
+    async checkImages({ fast, repair }, { signal }) {
+      const { checkedLayers, damaged } = await core.images.check({ fast, repair }, signal);
+      return { checkedLayers: BigInt(checkedLayers), damaged };
+    },
   } satisfies Partial<ServiceImpl<typeof ImageAdminService>>;
 }
 

@@ -1,10 +1,11 @@
 /** Makes an image of what is known about it: brings its layers, then its row. */
 import { createHash, randomUUID } from "node:crypto";
 import type { Config } from "../config/config.ts";
-import type { LayerStore } from "../storage/layers.ts";
+import type { Layer, LayerStore } from "../storage/layers.ts";
 import type { BlobSource } from "./blob.ts";
 import type { Image, ImageSource, ImageStore } from "./image-store.ts";
 import { LayerPuller, type WantedLayer } from "./layer-puller.ts";
+import type { Descriptor } from "./manifest.ts";
 import { noProgressMs } from "./registry-access.ts";
 import type { ResolvedImage } from "./resolve.ts";
 
@@ -73,6 +74,16 @@ export class ImageBuilder {
     } finally {
       await this.#layers.release(holder);
     }
+  }
+
+  /** See `LayerPuller.replace`. */
+  replaceLayer(
+    { chainId, diffId }: Layer,
+    descriptor: Descriptor,
+    blobs: readonly BlobSource[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    return this.#puller.replace({ chainId, diffId, descriptor }, blobs, signal);
   }
 
   /** All layers, or none: the first failure ends the others. */

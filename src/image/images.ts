@@ -15,6 +15,7 @@ import type { Importer, ImportOptions } from "./importer.ts";
 import { pinnedBy } from "./pinned.ts";
 import type { Puller } from "./puller.ts";
 import { formatReference, parseReference, type Reference, referencesOf } from "./reference.ts";
+import type { CheckReport, Repair } from "./repair.ts";
 import { SharedWork } from "./shared-work.ts";
 
 export type { Auth } from "./credentials.ts";
@@ -102,6 +103,17 @@ export class Images {
    */
   async import(path: string, options: ImportOptions = {}): Promise<Image[]> {
     return (await this.#load()).importer.import(path, options);
+  }
+
+  /**
+   * Looks for damaged layers: missing, additional or changed files (`fast`: not into files). With
+   * `repair` each of them, and no other, is fetched again from where its images came from.
+   */
+  async check(
+    options: { fast: boolean; repair: boolean },
+    signal: AbortSignal = new AbortController().signal,
+  ): Promise<CheckReport> {
+    return (await this.#load()).repair.check({ ...options, signal });
   }
 
   /** The stamps of the archives (see `ImageSource`) below a directory that images came from. */
@@ -243,17 +255,20 @@ export class Images {
   }
 
   async #makeWorkers(): Promise<Workers> {
-    const [{ ImageBuilder }, { Puller }, { Importer }] = await Promise.all([
+    const [{ ImageBuilder }, { Puller }, { Importer }, { Repair }] = await Promise.all([
       import("./image-builder.ts"),
       import("./puller.ts"),
       import("./importer.ts"),
+      import("./repair.ts"),
     ]);
     const { config, executable, root } = this.#options;
     const options = { config: config.image, layers: this.#layers, store: this.#store, executable };
     const builder = new ImageBuilder(options);
+    const scratch = join(root, "import");
     return {
       puller: new Puller(config.image, builder),
-      importer: new Importer({ config: config.image, builder, scratch: join(root, "import") }),
+      importer: new Importer({ config: config.image, builder, scratch }),
+      repair: new Repair({ ...options, builder, scratch }),
     };
   }
 }
@@ -261,4 +276,5 @@ export class Images {
 interface Workers {
   puller: Puller;
   importer: Importer;
+  repair: Repair;
 }

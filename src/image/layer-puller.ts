@@ -1,8 +1,7 @@
 /** Brings layers into the store: each one once, a few at a time. */
-import { join } from "node:path";
 import { CribError } from "../error.ts";
 import { log } from "../observe/log.ts";
-import type { LayerStore } from "../storage/layers.ts";
+import type { Layer, LayerStore } from "../storage/layers.ts";
 import { type BlobSource, streamBlob } from "./blob.ts";
 import { throwIfAborted } from "./http.ts";
 import type { Descriptor } from "./manifest.ts";
@@ -78,20 +77,47 @@ export class LayerPuller {
     }
   }
 
-  async #fetchOnce(
+  /**
+   * Gets a layer that is there again, and puts it in the place of what is there.
+   *
+   * @throws CribError as `ensure` does; then everything is as before.
+   */
+  async replace(
+    layer: WantedLayer,
+    clients: readonly BlobSource[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { store } = this.#options;
+    await this.#slots.run(signal, () =>
+      this.#unpack(layer, clients, signal, (unpacked) => store.replace(unpacked)),
+    );
+  }
+
+  #fetchOnce(
     layer: WantedLayer,
     clients: readonly BlobSource[],
     signal: AbortSignal,
     holders: ReadonlySet<string>,
+  ): Promise<void> {
+    const { store } = this.#options;
+    return this.#unpack(layer, clients, signal, async (made) => store.commit(made, holders));
+  }
+
+  async #unpack(
+    layer: WantedLayer,
+    clients: readonly BlobSource[],
+    signal: AbortSignal,
+    commit: (layer: Layer) => Promise<void>,
   ): Promise<void> {
     const { store, executable, maxBytes, maxEntries, noProgressMs } = this.#options;
     const { chainId, diffId, descriptor } = layer;
     const what = `layer ${descriptor.digest}`;
     const name = store.stage();
     try {
-      const directory = join(store.directory, name);
+      const directory = store.path(name);
+      const indexFile = store.indexFile(name);
       const blob = streamBlob(clients, descriptor, signal);
-      const unpack = { executable, directory, maxBytes, maxEntries, noProgressMs, what };
+      const unpack = { executable, directory, indexFile, maxBytes, maxEntries, noProgressMs, what };
       const done = await unpackLayer(blob, unpack, signal);
       if (done.diffId !== diffId) {
         throw new CribError(
@@ -101,7 +127,7 @@ export class LayerPuller {
       }
       throwIfAborted(signal);
       const { bytes, inodes } = done;
-      store.commit({ chainId, diffId, directory: name, bytes, inodes }, holders);
+      await commit({ chainId, diffId, directory: name, bytes, inodes });
     } catch (error) {
       await store.discard(name);
       throw error;
