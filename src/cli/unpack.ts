@@ -6,6 +6,7 @@
  */
 import { createHash } from "node:crypto";
 import { fsyncSync, readSync, writeSync } from "node:fs";
+import { setPriority } from "node:os";
 import { parseArgs } from "node:util";
 import { messageOf } from "../error.ts";
 import { createDecoder, DecodeError } from "../image/decoder.ts";
@@ -24,6 +25,7 @@ import { changeRoot, syncFileSystem } from "../linux/file.ts";
 const READ_BYTES = 256 * 1024;
 const PROGRESS_INTERVAL_MS = 1000;
 const EAGAIN_PAUSE_MS = 1;
+const NICE = 5;
 /** Written at once. */
 const INDEX_LINES = 500;
 
@@ -111,6 +113,8 @@ function positive(text: string | undefined, name: string): number {
 }
 
 function confine(directory: string): void {
+  // The daemon's answers and the node's pods come first.
+  setPriority(NICE);
   const { permitted } = readCapabilities();
   process.umask(0);
   changeRoot(directory);
