@@ -274,7 +274,12 @@ export const configSchema = v.strictObject({
       v.array(v.pipe(v.string(), v.nonEmpty("must not be empty"))),
       [],
     ),
-    max_parallel_layers: key("Layers of one image that are fetched at once.", integer(1, 64), 6),
+    max_parallel_layers: key(
+      "Layers that are fetched and unpacked at once, over all pulls; never more than one more than the\n" +
+        "machine has processors.",
+      integer(1, 64),
+      6,
+    ),
     no_progress_timeout_seconds: key(
       "A pull that has moved no byte for this long is given up. 0 never gives up.",
       seconds(0, 86_400),

@@ -1,4 +1,5 @@
 /** Brings layers into the store: each one once, a few at a time. */
+import { availableParallelism } from "node:os";
 import { CribError } from "../error.ts";
 import { log } from "../observe/log.ts";
 import type { Layer, LayerStore } from "../storage/layers.ts";
@@ -33,7 +34,8 @@ export class LayerPuller {
 
   constructor(options: LayerPullerOptions) {
     this.#options = options;
-    this.#slots = new Semaphore(options.maxParallel);
+    // More children than processors take memory, and the daemon's turn, without being faster.
+    this.#slots = new Semaphore(Math.min(options.maxParallel, availableParallelism() + 1));
   }
 
   /**
