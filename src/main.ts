@@ -90,6 +90,38 @@ program
     await uninstall(options);
   });
 
+const images = program.command("images").description("images of the daemon that runs here");
+const ofDaemon = (command: Command) =>
+  command
+    .option("--socket <path>", "the CRI socket", "/run/crib/crib.sock")
+    .option("--json", "print JSON");
+ofDaemon(images.command("list").description("what is there")).action(async (options) => {
+  await (await import("./cli/images.ts")).listImages(options);
+});
+ofDaemon(
+  images
+    .command("import")
+    .description("bring images from an OCI layout (directory or tar) or an archive of docker save")
+    .argument("<file|dir|->", 'tars may be compressed; "-" is standard input')
+    .option("--name <name>", "for images that have no full name in the archive"),
+).action(async (path: string, options) => {
+  await (await import("./cli/images.ts")).importImages(path, options);
+});
+ofDaemon(
+  images.command("prune").description("remove what no container uses and nothing pins"),
+).action(async (options) => {
+  await (await import("./cli/images.ts")).pruneImages(options);
+});
+ofDaemon(
+  images
+    .command("check")
+    .description("look for damaged layers, and get those again; exit status 1: some stay damaged")
+    .option("--fast", "look at directories only, not into every file")
+    .option("--no-repair", "only look"),
+).action(async (options) => {
+  process.exitCode = await (await import("./cli/images.ts")).checkImages(options);
+});
+
 program
   .command("version")
   .description("print the version")

@@ -7,7 +7,7 @@
 #   test   base's checks: clang (analyser, sanitizers), clang-format, the arm64 cross compiler
 #   node   the virtual machine of `npm run test:node`: qemu, Debian's bootstrap and disk tools
 #   arm64  only the cross compiler, for `npm run build -- --arm64`
-#   bench  the peers of the benchmarks: conmon, containerd
+#   bench  the peers of the benchmarks: conmon, containerd, umoci
 #
 # Debian packages are installed with apt-get when a program is missing, however it got there
 # otherwise (Docker's containerd.io also brings runc). No service is left running.
@@ -35,7 +35,7 @@ test_packages=(
 node_packages=(
   qemu-system-x86:qemu-system-x86_64 mmdebstrap:mmdebstrap e2fsprogs:mke2fs procps:sysctl
 )
-bench_packages=(conmon:conmon containerd:containerd)
+bench_packages=(conmon:conmon containerd:containerd umoci:umoci)
 
 has_cni_plugins() { [[ -x /usr/lib/cni/bridge || -x /opt/cni/bin/bridge ]]; }
 

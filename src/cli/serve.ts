@@ -24,6 +24,7 @@ import { VERSION } from "../version.ts";
 import { serveCadvisor } from "./cadvisor.ts";
 import { executable } from "./executable.ts";
 import { lockRoot } from "./lock.ts";
+import { beginSession, endSession } from "./session.ts";
 import { listen } from "./socket.ts";
 import { feedWatchdog, reloadOnHangup, tell } from "./supervision.ts";
 
@@ -68,11 +69,13 @@ export async function serve(options: ServeOptions): Promise<void> {
     selfCheck(config.crib.socket, deadlineMs),
   );
   whenIdle(core);
+  void tendImages(core, recovered);
   await untilSignal();
   endWatchdog();
   await tell(notifier, "STOPPING=1");
   await shutdown(core, server);
   stopCadvisor();
+  endSession(core.config.crib.root);
   release();
   log().info("crib is down");
   process.exit(0);
@@ -94,6 +97,20 @@ function whenIdle(core: Core): void {
   setTimeout(() => void core.handlers.list(), 200).unref();
   // Starting up takes memory that running does not: give it back now, not at some later collection.
   setTimeout(() => Bun.gc(true), 400).unref();
+}
+
+/** After recovery: a node that was started again has its pods first. */
+async function tendImages(core: Core, recovered: Promise<void>): Promise<void> {
+  await recovered;
+  if (beginSession(core.config.crib.root)) {
+    log().warn("the machine was not shut down in order: the layers are checked");
+    const report = await core.images.check({ fast: true, repair: true });
+    log().info({ ...report }, "layers checked");
+  }
+  const { image, crib } = core.config;
+  const directory = image.preload_dir || `${crib.root}/preload`;
+  const { Preload } = await import("../image/preload.ts");
+  await new Preload(directory, core.images).start();
 }
 
 function prepareDirectories(config: Config): void {

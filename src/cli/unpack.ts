@@ -5,7 +5,8 @@
  * all privileges that unpacking does not need, and be killed. It does everything synchronously.
  */
 import { createHash } from "node:crypto";
-import { readSync, writeSync } from "node:fs";
+import { fsyncSync, readSync, writeSync } from "node:fs";
+import { setPriority } from "node:os";
 import { parseArgs } from "node:util";
 import { messageOf } from "../error.ts";
 import { createDecoder, DecodeError } from "../image/decoder.ts";
@@ -24,6 +25,9 @@ import { changeRoot, syncFileSystem } from "../linux/file.ts";
 const READ_BYTES = 256 * 1024;
 const PROGRESS_INTERVAL_MS = 1000;
 const EAGAIN_PAUSE_MS = 1;
+const NICE = 5;
+/** Written at once. */
+const INDEX_LINES = 500;
 
 const CAPABILITIES: readonly Capability[] = [
   "CHOWN",
@@ -55,6 +59,7 @@ function run(args: readonly string[]): UnpackReport {
     args: [...args],
     options: {
       directory: { type: "string" },
+      "index-fd": { type: "string" },
       "max-bytes": { type: "string" },
       "max-entries": { type: "string" },
     },
@@ -63,12 +68,42 @@ function run(args: readonly string[]): UnpackReport {
   const maxBytes = positive(values["max-bytes"], "--max-bytes");
   const maxEntries = positive(values["max-entries"], "--max-entries");
   confine(values.directory);
-  const writer = new LayerWriter({ maxEntries });
+  const index = new IndexFile(values["index-fd"]);
+  const writer = new LayerWriter({ maxEntries, index: (line) => index.write(line) });
   const diffId = pipe(new TarParser(writer), maxBytes);
   const usage = writer.finish();
+  index.finish();
   // Before the row that makes it a layer: an image must be whole after a power cut.
   syncFileSystem("/");
   return { kind: "done", diffId, ...usage };
+}
+
+/** The list of files goes to a descriptor that the daemon opened: its place is outside of the root. */
+class IndexFile {
+  readonly #fd: number | undefined;
+  #pending: string[] = [];
+
+  constructor(fd: string | undefined) {
+    this.#fd = fd === undefined ? undefined : positive(fd, "--index-fd");
+  }
+
+  write(line: string): void {
+    if (this.#fd === undefined) return;
+    this.#pending.push(line);
+    if (this.#pending.length >= INDEX_LINES) this.#flush(this.#fd);
+  }
+
+  finish(): void {
+    if (this.#fd === undefined) return;
+    this.#flush(this.#fd);
+    fsyncSync(this.#fd);
+  }
+
+  #flush(fd: number): void {
+    const bytes = Buffer.from(this.#pending.join(""));
+    this.#pending = [];
+    for (let offset = 0; offset < bytes.length; ) offset += writeSync(fd, bytes, offset);
+  }
 }
 
 function positive(text: string | undefined, name: string): number {
@@ -78,6 +113,8 @@ function positive(text: string | undefined, name: string): number {
 }
 
 function confine(directory: string): void {
+  // The daemon's answers and the node's pods come first.
+  setPriority(NICE);
   const { permitted } = readCapabilities();
   process.umask(0);
   changeRoot(directory);

@@ -237,12 +237,49 @@ export const configSchema = v.strictObject({
       "/etc/containers/registries.conf",
     ),
     registries_conf_dir: key("Its drop-ins.", absolutePath, "/etc/containers/registries.conf.d"),
+    auth_file: key(
+      "Registry credentials, containers-auth.json(5). The only such file that is read; it need not be\n" +
+        'there. "" searches where podman and Docker keep theirs.',
+      optionalPath,
+      "",
+    ),
+    certs_dirs: key(
+      "containers-certs.d(5): the first that has a directory HOST[:PORT] counts for that registry.",
+      v.array(absolutePath),
+      ["/etc/containers/certs.d", "/etc/docker/certs.d"],
+    ),
+    policy: key(
+      "Which images may be used, containers-policy.json(5). All, where the default file is not there.",
+      absolutePath,
+      "/etc/containers/policy.json",
+    ),
+    policy_dir: key(
+      "Policies of single namespaces, NAMESPACE.json, instead of the above.",
+      absolutePath,
+      "/etc/crib/policies",
+    ),
+    registries_d: key(
+      "Where signatures are kept, containers-registries.d(5).",
+      absolutePath,
+      "/etc/containers/registries.d",
+    ),
+    preload_dir: key(
+      "Archives here (OCI layouts, docker save; also compressed) are imported at start and when they\n" +
+        'appear; their images are pinned. "" is <crib.root>/preload.',
+      optionalPath,
+      "",
+    ),
     pinned: key(
       'Images that are never garbage-collected; "*" at either end matches anything.',
       v.array(v.pipe(v.string(), v.nonEmpty("must not be empty"))),
       [],
     ),
-    max_parallel_layers: key("Layers of one image that are fetched at once.", integer(1, 64), 6),
+    max_parallel_layers: key(
+      "Layers that are fetched and unpacked at once, over all pulls; never more than one more than the\n" +
+        "machine has processors.",
+      integer(1, 64),
+      6,
+    ),
     no_progress_timeout_seconds: key(
       "A pull that has moved no byte for this long is given up. 0 never gives up.",
       seconds(0, 86_400),

@@ -167,6 +167,7 @@ async function build(core: Core, made: Build): Promise<void> {
   if (monitor === undefined) {
     throw new CribError("Unavailable", `pod sandbox ${pod.id} has no monitor; make it anew`);
   }
+  await verifyImage(core, made);
   operation.stage("root file system");
   const { rootfs } = await core.storage.prepare(record.id, [...record.layers]);
 
@@ -189,6 +190,12 @@ async function prepare(core: Core, made: Build, rootfs: string): Promise<void> {
   const { logPath } = made.record;
   await writeSpec(core, made, rootfs);
   if (logPath !== "") await mkdir(dirname(logPath), { recursive: true, mode: 0o755 });
+}
+
+/** The policy of the pod's namespace may be stricter than that of the pod the image was pulled for. */
+async function verifyImage(core: Core, { pod, record, image }: Build): Promise<void> {
+  const named = record.config.image?.userSpecifiedImage || record.imageRef;
+  await core.images.verify(image, named, pod.config.metadata?.namespace ?? "");
 }
 
 async function writeSpec(core: Core, { pod, record, image }: Build, rootfs: string): Promise<void> {

@@ -11,8 +11,9 @@ import { infoOf } from "./info.ts";
 /** PullImage, ListImages, ImageStatus, RemoveImage, ImageFsInfo. */
 export function imageRpcs({ core, stats }: CriContext) {
   return {
-    async pullImage({ image, auth }, { signal }) {
-      const pulled = await core.images.pull(requireImage(image), { auth, signal });
+    async pullImage({ image, auth, sandboxConfig }, { signal }) {
+      const namespace = sandboxConfig?.metadata?.namespace ?? "";
+      const pulled = await core.images.pull(requireImage(image), { auth, namespace, signal });
       return { imageRef: pulled.id };
     },
 

@@ -3,6 +3,7 @@ import { createServer, type Http2Server } from "node:http2";
 import type { Interceptor, ServiceImpl } from "@connectrpc/connect";
 import { connectNodeAdapter } from "@connectrpc/connect-node";
 import { CribError, messageOf } from "../error.ts";
+import { ImageAdminService } from "../gen/crib/v1/image_admin_pb.ts";
 import { ImageService } from "../gen/runtime/v1/image_service_pb.ts";
 import { RuntimeService } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { log, withLog } from "../observe/log.ts";
@@ -10,6 +11,7 @@ import { containerRpcs } from "./containers.ts";
 import type { CriContext } from "./context.ts";
 import { toConnectError } from "./errors.ts";
 import { execSyncRpcs } from "./exec-sync.ts";
+import { imageAdminRpcs } from "./image-admin.ts";
 import { imageRpcs } from "./images.ts";
 import { podSandboxRpcs } from "./pod-sandboxes.ts";
 import { runtimeRpcs } from "./runtime.ts";
@@ -37,6 +39,7 @@ export function criServer(context: CriContext): Http2Server {
     routes: (router) => {
       router.service(RuntimeService, runtime);
       router.service(ImageService, imageRpcs(context));
+      router.service(ImageAdminService, imageAdminRpcs(context));
     },
     connect: false,
     grpcWeb: false,

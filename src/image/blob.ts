@@ -3,7 +3,24 @@ import { createHash } from "node:crypto";
 import { CribError } from "../error.ts";
 import { pause, UnavailableError } from "./http.ts";
 import type { Descriptor } from "./manifest.ts";
-import type { RegistryClient } from "./registry.ts";
+
+/** What blobs can be had from: a registry, or an archive. */
+export interface BlobSource {
+  /** For messages. */
+  readonly name: string;
+  /**
+   * A blob's bytes from `offset` on, or from where the result says that they begin.
+   *
+   * @throws CribError; `UnavailableError` is worth another try.
+   */
+  blob(
+    digest: string,
+    offset: number,
+  ): Promise<{
+    offset: number;
+    response: { chunks(): AsyncGenerator<Uint8Array, void, void> };
+  }>;
+}
 
 const ATTEMPTS = 4;
 /** However much each connection brings, so many broken ones are too many. */
@@ -42,7 +59,7 @@ function pauseMs(attempt: number, error: UnavailableError): number {
  *   last client's error.
  */
 export async function* streamBlob(
-  clients: readonly RegistryClient[],
+  clients: readonly BlobSource[],
   descriptor: Pick<Descriptor, "digest" | "size">,
   signal: AbortSignal,
 ): AsyncGenerator<Uint8Array, void, void> {
@@ -83,7 +100,7 @@ export async function* streamBlob(
 
 /** One connection's bytes after `offset`; ends when the blob is whole, else throws. */
 async function* blobFrom(
-  client: RegistryClient,
+  client: BlobSource,
   digest: string,
   size: number,
   offset: number,
@@ -104,7 +121,7 @@ async function* blobFrom(
 
 /** A small blob in memory. Throws as `streamBlob`, and FailedPrecondition above `limitBytes`. */
 export async function readBlob(
-  clients: readonly RegistryClient[],
+  clients: readonly BlobSource[],
   descriptor: Pick<Descriptor, "digest" | "size">,
   limitBytes: number,
   signal: AbortSignal,

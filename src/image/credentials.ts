@@ -1,4 +1,5 @@
 /** What a registry is told about who asks. */
+import { hubAsOne } from "../config/auth-file.ts";
 import { CribError } from "../error.ts";
 import type { AuthConfig } from "../gen/runtime/v1/image_pb.ts";
 
@@ -49,9 +50,6 @@ function isFor(serverAddress: string, registry: string): boolean {
   const host = serverAddress.replace(/^[a-z]+:\/\//i, "").replace(/\/.*$/, "");
   return hubAsOne(host) === hubAsOne(registry);
 }
-
-const HUB = new Set(["docker.io", "index.docker.io", "registry-1.docker.io"]);
-const hubAsOne = (host: string) => (HUB.has(host) ? "docker.io" : host);
 
 /** The value of an Authorization header of the Basic scheme. */
 export function basicAuthorization({ username, password }: Credentials): string {

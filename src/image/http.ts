@@ -1,12 +1,24 @@
 /** HTTP for registries: bounded, cancellable, never silent for longer than the no-progress time. */
 import { CribError, messageOf } from "../error.ts";
 
+const LOOPBACK = "localhost,127.0.0.0/8,::1";
+const RETRY_AFTER_LIMIT_MS = 30_000;
+
+/** TLS as fetch takes it: PEM texts. */
+export interface TlsOptions {
+  ca?: string[];
+  cert?: string;
+  key?: string;
+}
+
 export interface RequestOptions {
   headers?: Record<string, string>;
   method?: "GET" | "POST";
   body?: string;
   /** Certificates are not checked. */
   insecure: boolean;
+  /** Which certificates count with a host ("name:port"); absent: the built-in CAs. */
+  tls?: (host: string) => TlsOptions;
   /** The longest time without headers, or between two pieces of the body. */
   noProgressMs: number;
   signal: AbortSignal;
@@ -79,7 +91,7 @@ export async function request(url: string, options: RequestOptions): Promise<Htt
       redirect: "manual",
       decompress: false,
       signal: controller.signal,
-      tls: { rejectUnauthorized: !options.insecure },
+      tls: { rejectUnauthorized: !options.insecure, ...tlsFor(url, options) },
     });
   } catch (error) {
     throw fail(error);
@@ -113,6 +125,22 @@ export async function request(url: string, options: RequestOptions): Promise<Htt
   };
 }
 
+function tlsFor(url: string, { tls }: RequestOptions): TlsOptions {
+  return url.startsWith("https:") ? (tls?.(new URL(url).host) ?? {}) : {};
+}
+
+/**
+ * When a Retry-After header (RFC 9110, section 10.2.3: seconds or a date) wants to be asked again, in
+ * milliseconds from now; at most half a minute, for a kubelet comes again by itself.
+ */
+export function retryAfterMs(header: string | null, nowMs = Date.now()): number {
+  const text = header?.trim() ?? "";
+  const wanted = /^\d{1,9}$/.test(text)
+    ? Number(text) * 1000
+    : Date.parse(/^[A-Za-z]{3}/.test(text) ? text : "") - nowMs;
+  return Number.isNaN(wanted) ? 0 : Math.min(Math.max(0, wanted), RETRY_AFTER_LIMIT_MS);
+}
+
 /** The whole body. Throws a `CribError` DataLoss when it is longer than `limitBytes`. */
 export async function readBody(
   response: HttpResponse,
@@ -129,6 +157,17 @@ export async function readBody(
     pieces.push(piece);
   }
   return Buffer.concat(pieces);
+}
+
+/**
+ * Bun's fetch takes proxies from HTTP_PROXY, HTTPS_PROXY and NO_PROXY (names, suffixes, CIDRs, ports).
+ * As all tools written in Go do, Crib never asks a proxy for what is on this machine.
+ */
+export function exemptLoopback(env: Record<string, string | undefined> = process.env): void {
+  const name = env.no_proxy === undefined ? "NO_PROXY" : "no_proxy";
+  const before = env[name] ?? "";
+  if (before.includes(LOOPBACK)) return;
+  env[name] = before === "" ? LOOPBACK : `${before},${LOOPBACK}`;
 }
 
 /** The error of a signal that was aborted: its own reason when that is a `CribError`. */

@@ -4,6 +4,7 @@ import * as v from "valibot";
 import { messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
 import { type ImageConfig, parseConfig } from "./manifest.ts";
+import type { Signature } from "./signature.ts";
 
 /** An image that is whole. */
 export interface Image {
@@ -24,6 +25,22 @@ export interface Image {
   annotations: Record<string, string>;
 }
 
+/** Where an image came from. */
+export interface ImageSource {
+  /** "HOST/REPOSITORY@DIGEST", or "archive:PATH". */
+  name: string;
+  /** Of the manifest, and of the indexes that led to it. */
+  digests: string[];
+  /** Those that were there. */
+  signatures: Signature[];
+  /** Compressed, base first. */
+  layers: Array<{ mediaType: string; digest: string; size: number }>;
+  /** Of an archive: changes when the file does. */
+  stamp?: string;
+  /** The image is pinned for as long as this source is known. */
+  pinned?: boolean;
+}
+
 /** What a pull hands over. */
 export interface NewImage {
   id: string;
@@ -33,6 +50,7 @@ export interface NewImage {
   layers: string[];
   /** Names that shall lead to this image; one that led to another is taken from it. */
   names: string[];
+  source: ImageSource;
 }
 
 interface Row {
@@ -41,6 +59,18 @@ interface Row {
   annotations: string;
 }
 
+const sourceSchema = v.object({
+  digests: v.array(v.string()),
+  signatures: v.array(
+    v.variant("kind", [
+      v.object({ kind: v.literal("simple"), message: v.string() }),
+      v.object({ kind: v.literal("sigstore"), payload: v.string(), signature: v.string() }),
+    ]),
+  ),
+  layers: v.array(v.object({ mediaType: v.string(), digest: v.string(), size: v.number() })),
+  stamp: v.optional(v.string()),
+  pinned: v.optional(v.boolean()),
+});
 const annotationsSchema = v.pipe(v.string(), v.parseJson(), v.record(v.string(), v.string()));
 
 export class ImageStore {
@@ -77,6 +107,7 @@ export class ImageStore {
         .query("INSERT OR IGNORE INTO images (id, config, annotations) VALUES (?, ?, ?)")
         .run(image.id, image.configJson, JSON.stringify(image.annotations));
       if (changes > 0) this.#insertLayers(image);
+      this.#insertSource(image);
       for (const name of image.names) {
         const before = this.#names.get(name);
         if (before !== undefined && before !== image.id) robbed.add(before);
@@ -98,6 +129,40 @@ export class ImageStore {
   delete(id: string): void {
     this.#database.query("DELETE FROM images WHERE id = ?").run(id);
     this.#forget(id);
+  }
+
+  /** Where the image came from, the newest first. A row that cannot be read is left out. */
+  sources(id: string): ImageSource[] {
+    const rows = this.#database
+      .query("SELECT name, record FROM image_sources WHERE image_id = ? ORDER BY rowid DESC")
+      .all(id) as Array<{ name: string; record: string }>;
+    return rows.flatMap(({ name, record }) => {
+      const read = v.safeParse(v.pipe(v.string(), v.parseJson(), sourceSchema), record);
+      return read.success ? [{ name, ...read.output }] : [];
+    });
+  }
+
+  /** Forgets a source of all images, and that it pinned them. */
+  forgetSource(name: string): void {
+    const rows = this.#database
+      .query("DELETE FROM image_sources WHERE name = ? RETURNING image_id")
+      .all(name) as Array<{ image_id: string }>;
+    for (const { image_id } of rows) this.#load(image_id);
+  }
+
+  /** Names of sources that begin with `prefix`, with their stamps. */
+  sourceStamps(prefix: string): Map<string, string> {
+    const rows = this.#database
+      .query("SELECT DISTINCT name, json_extract(record, '$.stamp') AS stamp FROM image_sources")
+      .all() as Array<{ name: string; stamp: string | null }>;
+    const own = rows.filter(({ name }) => name.startsWith(prefix));
+    return new Map(own.map(({ name, stamp }) => [name, stamp ?? ""]));
+  }
+
+  #insertSource({ id, source: { name, ...record } }: NewImage): void {
+    this.#database
+      .query("INSERT OR REPLACE INTO image_sources (image_id, name, record) VALUES (?, ?, ?)")
+      .run(id, name, JSON.stringify(record));
   }
 
   #insertLayers(image: NewImage): void {
@@ -150,6 +215,7 @@ export class ImageStore {
       pinned: false,
       annotations: v.parse(annotationsSchema, row.annotations),
     };
-    return { ...image, pinned: this.#isPinned(image) };
+    const kept = this.sources(id).some(({ pinned }) => pinned === true);
+    return { ...image, pinned: kept || this.#isPinned(image) };
   }
 }

@@ -1,15 +1,21 @@
 /** The images of this node: pull, list, find, remove. */
 import type { Database } from "bun:sqlite";
 import { createHash } from "node:crypto";
+import { rm } from "node:fs/promises";
+import { join } from "node:path";
 import type { Config } from "../config/config.ts";
+import { policyPath } from "../config/policy.ts";
+import { isShortName, type Registries, readRegistries } from "../config/registries-conf.ts";
 import { CribError } from "../error.ts";
 import { log } from "../observe/log.ts";
 import { LayerStore } from "../storage/layers.ts";
 import type { Auth } from "./credentials.ts";
 import { type Image, ImageStore } from "./image-store.ts";
+import type { Importer, ImportOptions } from "./importer.ts";
 import { pinnedBy } from "./pinned.ts";
 import type { Puller } from "./puller.ts";
-import { formatReference, parseReference } from "./reference.ts";
+import { formatReference, parseReference, type Reference, referencesOf } from "./reference.ts";
+import type { CheckReport, Repair } from "./repair.ts";
 import { SharedWork } from "./shared-work.ts";
 
 export type { Auth } from "./credentials.ts";
@@ -33,7 +39,7 @@ export class Images {
   readonly #layers: LayerStore;
   readonly #store: ImageStore;
   readonly #pulls = new SharedWork<symbol, Image>();
-  #puller: Promise<Puller> | undefined;
+  #workers: Promise<Workers> | undefined;
 
   private constructor(options: ImagesOptions, layers: LayerStore) {
     this.#options = options;
@@ -45,6 +51,7 @@ export class Images {
   static async open(options: ImagesOptions): Promise<Images> {
     const layers = new LayerStore(options);
     await layers.recover();
+    await rm(join(options.root, "import"), { recursive: true, force: true });
     return new Images(options, layers);
   }
 
@@ -53,7 +60,8 @@ export class Images {
    * for all pulls that want it. Nothing of a failed or cancelled pull is left, unless another pull uses
    * it.
    *
-   * Codes: InvalidArgument (reference), NotFound, Unauthenticated, PermissionDenied (also: blocked),
+   * Codes: InvalidArgument (reference), NotFound, Unauthenticated, PermissionDenied (also: blocked; or
+   * refused by policy.json, where the message begins with "SignatureValidationFailed"),
    * Unavailable (the message begins with "RegistryUnavailable", which the kubelet knows), DataLoss
    * (bytes that are not those of the digest, size or diffID; damaged compression), FailedPrecondition
    * (sound, but nothing that Crib can run: schema 1, foreign layers, other platforms, broken manifests,
@@ -64,18 +72,68 @@ export class Images {
     text: string,
     {
       auth,
+      namespace = "",
       signal = new AbortController().signal,
-    }: { auth?: Partial<Auth>; signal?: AbortSignal } = {},
+    }: { auth?: Partial<Auth>; namespace?: string; signal?: AbortSignal } = {},
   ): Promise<Image> {
-    const reference = parseReference(text);
+    const registries = this.#registries();
+    const references = referencesOf(text, registries);
     const secret = createHash("sha256")
       .update(JSON.stringify(auth ?? null))
       .digest("hex");
-    const key = `${formatReference(reference)} ${secret}`;
+    // What one namespace's policy lets through is not yet let through by another's.
+    const policy = this.#policyFile(namespace);
+    const key = JSON.stringify([references.map(formatReference), secret, policy]);
     return this.#pulls.join(key, Symbol(text), signal, async (shared) => {
-      this.#puller ??= this.#makePuller();
-      return (await this.#puller).pull(reference, auth, shared);
+      return (await this.#load()).puller.pull({
+        references,
+        registries,
+        auth,
+        namespace,
+        signal: shared,
+      });
     });
+  }
+
+  /**
+   * Brings the images of an archive or directory on this node into the store: an OCI layout, as a
+   * directory or a tar, or what `docker save` writes; tars may be compressed with gzip or zstd.
+   *
+   * @throws CribError NotFound, FailedPrecondition (no such archive; refused by policy.json), and as `pull`.
+   */
+  async import(path: string, options: ImportOptions = {}): Promise<Image[]> {
+    return (await this.#load()).importer.import(path, options);
+  }
+
+  /**
+   * Looks for damaged layers: missing, additional or changed files (`fast`: not into files). With
+   * `repair` each of them, and no other, is fetched again from where its images came from.
+   */
+  async check(
+    options: { fast: boolean; repair: boolean },
+    signal: AbortSignal = new AbortController().signal,
+  ): Promise<CheckReport> {
+    return (await this.#load()).repair.check({ ...options, signal });
+  }
+
+  /** The stamps of the archives (see `ImageSource`) below a directory that images came from. */
+  archiveStamps(directory: string): Map<string, string> {
+    const prefix = `archive:${directory}/`;
+    const stamps = this.#store.sourceStamps(prefix);
+    return new Map([...stamps].map(([name, stamp]) => [name.slice("archive:".length), stamp]));
+  }
+
+  /** An archive is gone: what it pinned is pinned by it no more. */
+  forgetArchive(path: string): void {
+    this.#store.forgetSource(`archive:${path}`);
+  }
+
+  /** Removes the images that are neither pinned nor `inUse`; returns them. */
+  async prune(inUse: (imageId: string) => boolean): Promise<Image[]> {
+    const unused = this.list().filter(({ id, pinned }) => !pinned && !inUse(id));
+    for (const { id } of unused) this.#store.delete(id);
+    await this.#layers.collect();
+    return unused;
   }
 
   /** All images; the arrays inside must not be changed. */
@@ -84,7 +142,8 @@ export class Images {
   }
 
   /**
-   * An image by id ("sha256:…" or bare), name:tag, name@digest (both normalised as Docker does), or the
+   * An image by id ("sha256:…" or bare), name:tag, name@digest (both normalised as Docker does, unless
+   * registries.conf says what a short name stands for), or the
    * beginning of an id, at least 12 digits, that only one image has. In this order.
    */
   find(text: string): Image | undefined {
@@ -109,6 +168,53 @@ export class Images {
     await this.#layers.collect();
   }
 
+  /**
+   * Checks again, from what was kept at the pull, that policy.json (or the namespace's own policy) lets
+   * an image be used. `text` is the name that the pod gives it; where that is none (an id, or empty),
+   * one of the image's names must be accepted.
+   *
+   * @throws CribError as `requireTrust` does.
+   */
+  async verify(image: Image, text: string, namespace: string): Promise<void> {
+    const { policyPaths, requireTrust, requirementsOf } = await import("./trust.ts");
+    const paths = policyPaths(this.#options.config.image);
+    const sources = this.#store.sources(image.id);
+    const evidence = {
+      digests: sources.flatMap(({ digests }) => digests),
+      signatures: sources.flatMap(({ signatures }) => signatures),
+    };
+    let failure: unknown;
+    for (const reference of this.#namesOf(image, text)) {
+      try {
+        const requirements = requirementsOf(paths, namespace, reference);
+        return await requireTrust(requirements, reference, evidence);
+      } catch (error) {
+        failure ??= error;
+      }
+    }
+    throw failure;
+  }
+
+  #policyFile(namespace: string): string {
+    const { policy: file, policy_dir: directory } = this.#options.config.image;
+    return policyPath({ file, directory }, namespace);
+  }
+
+  /** The names to judge an image by; never none. */
+  #namesOf(image: Image, text: string): Reference[] {
+    const isId = text === "" || ID_PREFIX.test(text);
+    if (!isId) {
+      const meant = this.#references(text);
+      const own = meant.filter(
+        (reference) => this.#store.byName(formatReference(reference)) === image,
+      );
+      return own.length > 0 ? own : meant;
+    }
+    const names = [...image.repoTags, ...image.repoDigests].map(parseReference);
+    // Its tags may all have moved on; then its id stands for a name that only a default can accept.
+    return names.length > 0 ? names : [parseReference(`localhost/unnamed@${image.id}`)];
+  }
+
   /** What all layers take on disk, including those that only containers still use. */
   fsInfo(): { mountpoint: string; usedBytes: number; inodesUsed: number } {
     const total = { mountpoint: this.#layers.directory, usedBytes: 0, inodesUsed: 0 };
@@ -121,17 +227,54 @@ export class Images {
 
   #byName(text: string): Image | undefined {
     try {
-      return this.#store.byName(formatReference(parseReference(text)));
+      for (const reference of this.#references(text)) {
+        const image = this.#store.byName(formatReference(reference));
+        if (image !== undefined) return image;
+      }
+      return undefined;
     } catch (error) {
       if (error instanceof CribError && error.code === "InvalidArgument") return undefined;
       throw error;
     }
   }
 
-  async #makePuller(): Promise<Puller> {
-    const { Puller } = await import("./puller.ts");
-    const { config, executable } = this.#options;
-    const { image } = config;
-    return new Puller({ config: image, layers: this.#layers, store: this.#store, executable });
+  /** registries.conf is read only for names that it may give another meaning. */
+  #references(text: string): Reference[] {
+    return isShortName(text) ? referencesOf(text, this.#registries()) : [parseReference(text)];
   }
+
+  #registries(): Registries {
+    const { registries_conf: file, registries_conf_dir: directory } = this.#options.config.image;
+    return readRegistries({ file, directory });
+  }
+
+  /** A daemon that was started again pulls nothing for now: the code for it is loaded late. */
+  #load(): Promise<Workers> {
+    this.#workers ??= this.#makeWorkers();
+    return this.#workers;
+  }
+
+  async #makeWorkers(): Promise<Workers> {
+    const [{ ImageBuilder }, { Puller }, { Importer }, { Repair }] = await Promise.all([
+      import("./image-builder.ts"),
+      import("./puller.ts"),
+      import("./importer.ts"),
+      import("./repair.ts"),
+    ]);
+    const { config, executable, root } = this.#options;
+    const options = { config: config.image, layers: this.#layers, store: this.#store, executable };
+    const builder = new ImageBuilder(options);
+    const scratch = join(root, "import");
+    return {
+      puller: new Puller(config.image, builder),
+      importer: new Importer({ config: config.image, builder, scratch }),
+      repair: new Repair({ ...options, builder, scratch }),
+    };
+  }
+}
+
+interface Workers {
+  puller: Puller;
+  importer: Importer;
+  repair: Repair;
 }

@@ -1,12 +1,11 @@
 /** Brings layers into the store: each one once, a few at a time. */
-import { join } from "node:path";
+import { availableParallelism } from "node:os";
 import { CribError } from "../error.ts";
 import { log } from "../observe/log.ts";
-import type { LayerStore } from "../storage/layers.ts";
-import { streamBlob } from "./blob.ts";
+import type { Layer, LayerStore } from "../storage/layers.ts";
+import { type BlobSource, streamBlob } from "./blob.ts";
 import { throwIfAborted } from "./http.ts";
 import type { Descriptor } from "./manifest.ts";
-import type { RegistryClient } from "./registry.ts";
 import { Semaphore } from "./semaphore.ts";
 import { SharedWork } from "./shared-work.ts";
 import { unpackLayer } from "./unpacker.ts";
@@ -35,7 +34,8 @@ export class LayerPuller {
 
   constructor(options: LayerPullerOptions) {
     this.#options = options;
-    this.#slots = new Semaphore(options.maxParallel);
+    // More children than processors take memory, and the daemon's turn, without being faster.
+    this.#slots = new Semaphore(Math.min(options.maxParallel, availableParallelism() + 1));
   }
 
   /**
@@ -45,7 +45,7 @@ export class LayerPuller {
   async ensure(
     holder: string,
     layer: WantedLayer,
-    clients: readonly RegistryClient[],
+    clients: readonly BlobSource[],
     signal: AbortSignal,
   ): Promise<void> {
     while (this.#options.store.hold(holder, layer.chainId) === undefined) {
@@ -64,7 +64,7 @@ export class LayerPuller {
   /** Damaged bytes of one registry (or mirror) are asked of the next. */
   async #fetch(
     layer: WantedLayer,
-    clients: readonly RegistryClient[],
+    clients: readonly BlobSource[],
     signal: AbortSignal,
     holders: ReadonlySet<string>,
   ): Promise<void> {
@@ -79,20 +79,47 @@ export class LayerPuller {
     }
   }
 
-  async #fetchOnce(
+  /**
+   * Gets a layer that is there again, and puts it in the place of what is there.
+   *
+   * @throws CribError as `ensure` does; then everything is as before.
+   */
+  async replace(
     layer: WantedLayer,
-    clients: readonly RegistryClient[],
+    clients: readonly BlobSource[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { store } = this.#options;
+    await this.#slots.run(signal, () =>
+      this.#unpack(layer, clients, signal, (unpacked) => store.replace(unpacked)),
+    );
+  }
+
+  #fetchOnce(
+    layer: WantedLayer,
+    clients: readonly BlobSource[],
     signal: AbortSignal,
     holders: ReadonlySet<string>,
+  ): Promise<void> {
+    const { store } = this.#options;
+    return this.#unpack(layer, clients, signal, async (made) => store.commit(made, holders));
+  }
+
+  async #unpack(
+    layer: WantedLayer,
+    clients: readonly BlobSource[],
+    signal: AbortSignal,
+    commit: (layer: Layer) => Promise<void>,
   ): Promise<void> {
     const { store, executable, maxBytes, maxEntries, noProgressMs } = this.#options;
     const { chainId, diffId, descriptor } = layer;
     const what = `layer ${descriptor.digest}`;
     const name = store.stage();
     try {
-      const directory = join(store.directory, name);
+      const directory = store.path(name);
+      const indexFile = store.indexFile(name);
       const blob = streamBlob(clients, descriptor, signal);
-      const unpack = { executable, directory, maxBytes, maxEntries, noProgressMs, what };
+      const unpack = { executable, directory, indexFile, maxBytes, maxEntries, noProgressMs, what };
       const done = await unpackLayer(blob, unpack, signal);
       if (done.diffId !== diffId) {
         throw new CribError(
@@ -102,7 +129,7 @@ export class LayerPuller {
       }
       throwIfAborted(signal);
       const { bytes, inodes } = done;
-      store.commit({ chainId, diffId, directory: name, bytes, inodes }, holders);
+      await commit({ chainId, diffId, directory: name, bytes, inodes });
     } catch (error) {
       await store.discard(name);
       throw error;

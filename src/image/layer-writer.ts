@@ -15,13 +15,15 @@ import {
   lstatSync,
   mkdirSync,
   openSync,
+  readdirSync,
   rmSync,
   symlinkSync,
-  unlinkSync,
   writeSync,
 } from "node:fs";
+import { crc32 } from "node:zlib";
 import { deviceNumber, mknod, setTimes, setXattr } from "../linux/file.ts";
 import { SyscallError } from "../linux/libc.ts";
+import { type IndexRecord, indexLine } from "../storage/layer-index.ts";
 import { type LayerPath, placeEntry, quote, splitPath, toBytes } from "./layer-path.ts";
 import type { TarEntry, TarSink } from "./tar.ts";
 import { TarError } from "./tar-error.ts";
@@ -29,6 +31,7 @@ import { TarError } from "./tar-error.ts";
 const { O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY, S_IFBLK, S_IFCHR, S_IFIFO } = constants;
 const PARENT_MODE = 0o755;
 const BLOCK_BYTES = 512;
+const SLASH = Buffer.from("/");
 const OPAQUE_XATTR = "trusted.overlay.opaque";
 const OPAQUE_VALUE = Buffer.from("y");
 const RESERVED_XATTR = /^(?:trusted|user)\.overlay(?:\.|$)/;
@@ -37,15 +40,20 @@ const IGNORED_XATTR = "security.selinux";
 
 export class LayerWriter implements TarSink {
   readonly #maxEntries: number;
+  readonly #index: (line: string) => void;
+  #crc = 0;
+  #size = 0;
   #entries = 0;
   #inodes = 0;
   #bytes = 0;
-  #file: { fd: number; path: Buffer; entry: TarEntry } | undefined;
+  #file: { fd: number; path: Buffer; parts: LayerPath; entry: TarEntry } | undefined;
   /** In the order of their making; times are set last, in reverse, since their content changes them. */
   readonly #directories: Array<{ path: Buffer; entry: TarEntry }> = [];
 
-  constructor(options: { maxEntries: number }) {
+  /** `index` gets a line for each file, see src/storage/layer-index.ts. */
+  constructor(options: { maxEntries: number; index?: (line: string) => void }) {
     this.#maxEntries = options.maxEntries;
+    this.#index = options.index ?? (() => {});
   }
 
   entry(entry: TarEntry): void {
@@ -70,6 +78,8 @@ export class LayerWriter implements TarSink {
     const file = this.#file;
     if (file === undefined) return;
     let offset = 0;
+    this.#crc = crc32(chunk, this.#crc);
+    this.#size += chunk.length;
     while (offset < chunk.length) offset += writeSync(file.fd, chunk, offset);
   }
 
@@ -78,17 +88,32 @@ export class LayerWriter implements TarSink {
     if (file === undefined) return;
     this.#file = undefined;
     const { fd, path, entry } = file;
+    let mode: number;
     try {
       fchownSync(fd, entry.uid, entry.gid);
       fchmodSync(fd, entry.mode);
       setXattrs(path, entry);
-      this.#bytes += fstatSync(fd).blocks * BLOCK_BYTES;
+      const stat = fstatSync(fd);
+      mode = stat.mode & 0o7777; // An ACL among the attributes may have changed it.
+      this.#bytes += stat.blocks * BLOCK_BYTES;
     } catch (error) {
       throw explain(error, entry);
     } finally {
       closeSync(fd);
     }
     setTimes(path, entry.atime, entry.mtime);
+    const { uid, gid } = entry;
+    const content = { size: this.#size, crc: this.#crc };
+    this.#note(file.parts, { kind: "file", mode, uid, gid, ...content });
+  }
+
+  #note(path: LayerPath, record: IndexRecord | undefined): void {
+    this.#index(indexLine(path, record));
+  }
+
+  #noteSpecial(path: LayerPath, bytes: Buffer): void {
+    const { mode, rdev } = lstatSync(bytes);
+    this.#note(path, { kind: "special", type: mode & constants.S_IFMT, device: rdev });
   }
 
   /** Sets the directories' times; returns what the layer takes on disk, its root included. */
@@ -106,7 +131,14 @@ export class LayerWriter implements TarSink {
     if (path.length === 0) throw new TarError("the layer's root is no directory");
     switch (entry.type) {
       case "file":
-        this.#file = { fd: this.#create(path, () => openNew(bytes)), path: bytes, entry };
+        this.#file = {
+          fd: this.#create(path, () => openNew(bytes)),
+          path: bytes,
+          parts: path,
+          entry,
+        };
+        this.#crc = 0;
+        this.#size = 0;
         this.#inodes += 1;
         return;
       case "hardlink":
@@ -128,6 +160,12 @@ export class LayerWriter implements TarSink {
     if (entry.type !== "symlink") chmodSync(bytes, entry.mode);
     setXattrs(bytes, entry);
     setTimes(bytes, entry.atime, entry.mtime);
+    if (entry.type === "symlink") {
+      const { uid, gid, linkName } = entry;
+      this.#note(path, { kind: "symlink", target: linkName.toString("latin1"), uid, gid });
+    } else {
+      this.#noteSpecial(path, bytes);
+    }
   }
 
   #makeDirectory(path: LayerPath, entry: TarEntry): void {
@@ -136,13 +174,18 @@ export class LayerWriter implements TarSink {
     lchownSync(bytes, entry.uid, entry.gid);
     chmodSync(bytes, entry.mode);
     setXattrs(bytes, entry);
+    const { uid, gid } = entry;
+    const mode = entry.xattrs.size === 0 ? entry.mode : lstatSync(bytes).mode & 0o7777;
+    this.#note(path, { kind: "directory", mode, uid, gid });
     this.#directories.push({ path: bytes, entry });
   }
 
   #makeLink(path: LayerPath, bytes: Buffer, entry: TarEntry): void {
-    const target = toBytes(splitPath(entry.linkName));
+    const parts = splitPath(entry.linkName);
+    const target = toBytes(parts);
     if (target.equals(bytes)) throw new TarError("a hard link to itself");
     this.#create(path, () => linkSync(target, bytes));
+    this.#note(path, { kind: "hardlink", target: parts.join("/") });
   }
 
   /** Runs `make`; makes room or parents when they are in the way or missing. */
@@ -151,7 +194,7 @@ export class LayerWriter implements TarSink {
       return make();
     } catch (error) {
       const code = codeOf(error);
-      if (code === "EEXIST") this.#remove(toBytes(path));
+      if (code === "EEXIST") this.#remove(path);
       else if (code === "ENOENT" || code === "ENOTDIR") this.#makeParents(path);
       else throw error;
       return make();
@@ -166,13 +209,14 @@ export class LayerWriter implements TarSink {
     } else if (code === "EEXIST") {
       const existing = lstatSync(bytes);
       if (existing.isDirectory()) return;
-      this.#remove(bytes);
+      this.#remove(path);
       mkdirSync(bytes, { mode });
       // A whiteout and a directory of one name: the directory replaces what lies below.
       if (isWhiteout(existing)) setXattr(bytes, OPAQUE_XATTR, OPAQUE_VALUE);
     }
     this.#inodes += 1;
     this.#bytes += lstatSync(bytes).blocks * BLOCK_BYTES;
+    this.#note(path, { kind: "directory", mode, uid: 0, gid: 0 });
   }
 
   /** Makes the missing directories above `path`, which the archive does not mention. */
@@ -195,6 +239,7 @@ export class LayerWriter implements TarSink {
     if (existing === undefined) {
       this.#create(path, () => mknod(bytes, S_IFCHR, 0));
       this.#inodes += 1;
+      this.#noteSpecial(path, bytes);
     } else if (existing.isDirectory()) {
       // The mark hides lower layers only: what this layer itself has stays.
       setXattr(bytes, OPAQUE_XATTR, OPAQUE_VALUE);
@@ -208,13 +253,23 @@ export class LayerWriter implements TarSink {
   }
 
   /** A later entry replaces an earlier one of the same name, whatever that is. */
-  #remove(bytes: Buffer): void {
-    const existing = lstatSync(bytes);
-    if (existing.isDirectory()) rmSync(bytes, { recursive: true });
-    else unlinkSync(bytes);
-    if (existing.nlink > 1 && !existing.isDirectory()) return;
+  #remove(path: LayerPath): void {
+    const bytes = toBytes(path);
+    this.#note(path, undefined);
+    this.#discount(bytes);
+    rmSync(bytes, { recursive: true });
+  }
+
+  /** Takes what is about to be removed, with all below it, from the sums. */
+  #discount(bytes: Buffer): void {
+    const stat = lstatSync(bytes);
+    if (stat.isDirectory()) {
+      for (const name of readdirSync(bytes, { encoding: "buffer" })) {
+        this.#discount(Buffer.concat([bytes, SLASH, name]));
+      }
+    } else if (stat.nlink > 1) return;
     this.#inodes -= 1;
-    this.#bytes -= existing.blocks * BLOCK_BYTES;
+    this.#bytes -= stat.blocks * BLOCK_BYTES;
   }
 }
 

@@ -1,142 +1,117 @@
 /** What a pull does; loaded when the first image is pulled, for a daemon that restarts pulls nothing. */
-import { createHash, randomUUID } from "node:crypto";
 import type { Config } from "../config/config.ts";
-import { readRegistries, sourcesOf } from "../config/registries-conf.ts";
-import { CribError } from "../error.ts";
+import type { Requirement } from "../config/policy.ts";
+import type { Registries } from "../config/registries-conf.ts";
+import { signatureStorageOf } from "../config/registries-d.ts";
+import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
-import type { LayerStore } from "../storage/layers.ts";
-import { type Auth, toCredentials } from "./credentials.ts";
-import type { Image, ImageStore } from "./image-store.ts";
-import { LayerPuller, type WantedLayer } from "./layer-puller.ts";
+import type { Auth } from "./credentials.ts";
+import { exemptLoopback } from "./http.ts";
+import type { ImageBuilder } from "./image-builder.ts";
+import type { Image } from "./image-store.ts";
 import { hostPlatform } from "./platform.ts";
 import { formatReference, nameOf, type Reference } from "./reference.ts";
-import { RegistryClient } from "./registry.ts";
-import { pullError, type ResolvedImage, resolveImage } from "./resolve.ts";
+import type { RegistryClient } from "./registry.ts";
+import { noProgressMs, registryClients, tlsFor } from "./registry-access.ts";
+import { pullError, resolveImage } from "./resolve.ts";
+import type { Signature } from "./signature.ts";
+import { findSignatures } from "./signature-source.ts";
+import {
+  policyPaths,
+  refuseRejected,
+  requirementsOf,
+  requireTrust,
+  wantSignatures,
+} from "./trust.ts";
 
-export interface PullerOptions {
-  config: Config["image"];
-  layers: LayerStore;
-  store: ImageStore;
-  /** argv to run Crib again, absolute paths. */
-  executable: readonly string[];
+export interface PullRequest {
+  references: readonly Reference[];
+  registries: Registries;
+  auth: Partial<Auth> | undefined;
+  /** Of the pod that the image is for; "" when nobody knows. */
+  namespace: string;
+  signal: AbortSignal;
 }
-
-/** Stands for "never" in a timer. */
-const NEVER_MS = 2 ** 31 - 1;
 
 export class Puller {
   readonly #config: Config["image"];
-  readonly #layers: LayerStore;
-  readonly #store: ImageStore;
-  readonly #puller: LayerPuller;
+  readonly #builder: ImageBuilder;
 
-  constructor({ config, layers, store, executable }: PullerOptions) {
+  constructor(config: Config["image"], builder: ImageBuilder) {
+    exemptLoopback();
     this.#config = config;
-    this.#layers = layers;
-    this.#store = store;
-    this.#puller = new LayerPuller({
-      store: layers,
-      executable,
-      maxParallel: config.max_parallel_layers,
-      maxBytes: config.max_layer_bytes,
-      maxEntries: config.max_layer_entries,
-      noProgressMs: this.#noProgressMs(),
-    });
+    this.#builder = builder;
   }
 
-  /** One pull from beginning to end; see `Images.pull` for its errors. */
-  async pull(
-    reference: Reference,
-    auth: Partial<Auth> | undefined,
-    signal: AbortSignal,
-  ): Promise<Image> {
+  /**
+   * One pull from beginning to end; see `Images.pull` for its errors. Of several references, which a
+   * short name may stand for, the first that can be pulled counts.
+   */
+  async pull(request: PullRequest): Promise<Image> {
+    const failures: CribError[] = [];
+    for (const reference of request.references) {
+      try {
+        return await this.#pullOne(reference, request);
+      } catch (error) {
+        if (request.signal.aborted || !(error instanceof CribError)) throw error;
+        failures.push(error);
+      }
+    }
+    const [first] = failures;
+    if (first === undefined) throw new CribError("Internal", "pull: no reference");
+    if (failures.length === 1) throw first;
+    throw new CribError(first.code, failures.map(({ message }) => message).join("; "));
+  }
+
+  async #pullOne(reference: Reference, request: PullRequest): Promise<Image> {
     const startedAt = performance.now();
-    const clients = this.#clients(reference, auth, signal);
+    const { signal } = request;
+    const requirements = requirementsOf(policyPaths(this.#config), request.namespace, reference);
+    refuseRejected(requirements, reference);
+    const clients = registryClients(this.#config, request.registries, { ...request, reference });
     const resolved = await resolveImage(reference, clients, hostPlatform(), signal);
-    const holder = `pull/${randomUUID()}`;
+    const signatures = await this.#signatures(reference, resolved, requirements, signal);
+    const { digests } = resolved;
+    await requireTrust(requirements, reference, { digests, signatures });
+    const byDigest = `${nameOf(reference)}@${resolved.digest}`;
+    const names = [byDigest];
+    if (reference.digest === undefined) names.push(formatReference(reference));
+    const build = { resolved, names, source: { name: byDigest, signatures }, signal };
     try {
-      const layers = wantedLayers(resolved);
-      await this.#fetchLayers(reference, holder, layers, resolved.clients, signal);
-      const names = [`${nameOf(reference)}@${resolved.digest}`];
-      if (reference.digest === undefined) names.push(formatReference(reference));
-      const image = this.#store.add({
-        id: resolved.id,
-        configJson: resolved.configJson,
-        annotations: resolved.manifest.annotations,
-        layers: layers.map(({ chainId }) => chainId),
-        names,
-      });
+      const image = await this.#builder.build(build, resolved.clients);
       const durationMs = Math.round(performance.now() - startedAt);
       log().info({ image: formatReference(reference), imageId: image.id, durationMs }, "pulled");
       return image;
-    } finally {
-      await this.#layers.release(holder);
+    } catch (error) {
+      if (signal.aborted || !(error instanceof CribError)) throw error;
+      throw pullError(reference, [error]);
     }
   }
 
-  #clients(
+  /**
+   * All signatures, also when this policy wants none: that of a namespace may later. Then only is it
+   * no error that they cannot be had.
+   */
+  async #signatures(
     reference: Reference,
-    auth: Partial<Auth> | undefined,
+    { clients: [client], digests }: { clients: RegistryClient[]; digests: string[] },
+    requirements: readonly Requirement[],
     signal: AbortSignal,
-  ): RegistryClient[] {
-    const rules = readRegistries({
-      file: this.#config.registries_conf,
-      directory: this.#config.registries_conf_dir,
-    });
-    const credentials = toCredentials(auth, reference.registry);
-    return sourcesOf(rules, reference).map(
-      (source) =>
-        new RegistryClient({
-          source,
-          // They are for the registry that the image's name names, not for its mirrors.
-          credentials: source.mirror ? undefined : credentials,
-          noProgressMs: this.#noProgressMs(),
-          signal,
-        }),
-    );
+  ): Promise<Signature[]> {
+    if (client === undefined) return [];
+    const { host, repository } = client.source;
+    const suffix = formatReference(reference).slice(nameOf(reference).length);
+    try {
+      const directory = this.#config.registries_d;
+      const storage = signatureStorageOf(directory, `${host}/${repository}`, suffix);
+      const tls = tlsFor(this.#config.certs_dirs);
+      const http = { tls, noProgressMs: noProgressMs(this.#config), signal };
+      return await findSignatures(storage, { client, repository, digests }, http);
+    } catch (error) {
+      if (signal.aborted || wantSignatures(requirements)) throw error;
+      const image = formatReference(reference);
+      log().warn({ image, error: messageOf(error) }, "the image's signatures cannot be read");
+      return [];
+    }
   }
-
-  /** All layers, or none: the first failure ends the others. */
-  async #fetchLayers(
-    reference: Reference,
-    holder: string,
-    layers: readonly WantedLayer[],
-    clients: readonly RegistryClient[],
-    signal: AbortSignal,
-  ): Promise<void> {
-    const controller = new AbortController();
-    const all = AbortSignal.any([signal, controller.signal]);
-    let failure: unknown;
-    await Promise.all(
-      layers.map(async (layer) => {
-        try {
-          await this.#puller.ensure(holder, layer, clients, all);
-        } catch (error) {
-          failure ??= error;
-          controller.abort(failure);
-        }
-      }),
-    );
-    if (failure === undefined) return;
-    if (signal.aborted || !(failure instanceof CribError)) throw failure;
-    throw pullError(reference, [failure]);
-  }
-
-  #noProgressMs(): number {
-    const seconds = this.#config.no_progress_timeout_seconds;
-    return seconds === 0 ? NEVER_MS : seconds * 1000;
-  }
-}
-
-/** Pairs layers with diffIDs and computes chainIDs (OCI image specification, "Layer ChainID"). */
-function wantedLayers({ manifest, diffIds }: ResolvedImage): WantedLayer[] {
-  let chainId = "";
-  return manifest.layers.map((descriptor, index) => {
-    const diffId = diffIds[index] ?? "";
-    chainId =
-      index === 0
-        ? diffId
-        : `sha256:${createHash("sha256").update(`${chainId} ${diffId}`).digest("hex")}`;
-    return { chainId, diffId, descriptor };
-  });
 }

@@ -2,6 +2,7 @@
  * Image references, read and normalised as Docker does (distribution's reference grammar):
  * "busybox" is docker.io/library/busybox:latest.
  */
+import { isShortName, type Registries, resolveShortName } from "../config/registries-conf.ts";
 import { CribError } from "../error.ts";
 
 export interface Reference {
@@ -64,11 +65,26 @@ export function parseReference(text: string): Reference {
   };
 }
 
+/**
+ * What a text may mean, in the order to try it: one reference, or for a short name those that
+ * registries.conf names; Docker's rule where it names none.
+ *
+ * @throws CribError InvalidArgument: see `parseReference` and `resolveShortName`.
+ */
+export function referencesOf(text: string, registries: Registries): Reference[] {
+  const asDocker = parseReference(text);
+  if (!isShortName(text)) return [asDocker];
+  const name = /^[^@:]*/.exec(text)?.[0] ?? "";
+  const names = resolveShortName(registries, name);
+  return names.length === 0
+    ? [asDocker]
+    : names.map((full) => parseReference(full + text.slice(name.length)));
+}
+
 function splitName(name: string): { registry: string; repository: string } {
   const slash = name.indexOf("/");
   const first = name.slice(0, Math.max(0, slash));
-  const isRegistry =
-    slash >= 0 && (/[.:[]/.test(first) || first === "localhost" || first !== first.toLowerCase());
+  const isRegistry = !isShortName(name);
   let registry = isRegistry ? first : DEFAULT_REGISTRY;
   let repository = isRegistry ? name.slice(slash + 1) : name;
   if (registry === "index.docker.io") registry = DEFAULT_REGISTRY;

@@ -3,7 +3,14 @@ import type { Source } from "../config/registries-conf.ts";
 import { CribError } from "../error.ts";
 import { parseChallenges } from "./challenge.ts";
 import { basicAuthorization, type Credentials } from "./credentials.ts";
-import { type HttpResponse, readBody, request, UnavailableError } from "./http.ts";
+import {
+  type HttpResponse,
+  type RequestOptions,
+  readBody,
+  request,
+  retryAfterMs,
+  UnavailableError,
+} from "./http.ts";
 import { MANIFEST_TYPES } from "./media-types.ts";
 import { fetchToken } from "./token.ts";
 
@@ -12,11 +19,12 @@ const ERROR_LIMIT_BYTES = 64 * 1024;
 const REDIRECT_LIMIT = 5;
 /** A server that speaks no TLS may keep silent to a TLS greeting. */
 const PROBE_LIMIT_MS = 5000;
-const RETRY_AFTER_LIMIT_MS = 30_000;
 
 export interface RegistryOptions {
   source: Source;
-  credentials: Credentials | undefined;
+  /** Asked once, when the registry wants to know. */
+  credentials: () => Promise<Credentials | undefined>;
+  tls?: RequestOptions["tls"];
   noProgressMs: number;
   signal: AbortSignal;
 }
@@ -24,20 +32,22 @@ export interface RegistryOptions {
 export class RegistryClient {
   /** "host/repository", for messages. */
   readonly name: string;
+  /** Where it leads, as references and configuration write it. */
+  readonly source: Source;
   readonly #host: string;
   readonly #options: RegistryOptions;
   readonly #insecure: boolean;
   #base: string | undefined;
   #authorization: string | undefined;
+  #credentials: Promise<Credentials | undefined> | undefined;
 
   constructor(options: RegistryOptions) {
     const { host, repository, insecure } = options.source;
     this.name = `${host}/${repository}`;
+    this.source = options.source;
     this.#options = options;
     this.#host = host === "docker.io" ? "registry-1.docker.io" : host;
     this.#insecure = insecure || isLoopback(host);
-    const token = options.credentials?.registryToken ?? "";
-    this.#authorization = token === "" ? undefined : `Bearer ${token}`;
   }
 
   /** A manifest or index by tag or digest, whose bytes are not yet checked. */
@@ -139,14 +149,19 @@ export class RegistryClient {
 
   #http() {
     const { noProgressMs, signal } = this.#options;
-    return { insecure: this.#insecure, noProgressMs, signal };
+    return { insecure: this.#insecure, tls: this.#options.tls, noProgressMs, signal };
   }
 
   async #authorize(response: HttpResponse): Promise<string> {
-    const { credentials, source } = this.#options;
+    const { source } = this.#options;
+    this.#credentials ??= this.#options.credentials();
+    const credentials = await this.#credentials;
     const challenges = parseChallenges(response.headers.get("www-authenticate") ?? "");
     const bearer = challenges.find(({ scheme }) => scheme === "bearer");
-    if (bearer !== undefined && !credentials?.registryToken) {
+    if (credentials?.registryToken) {
+      const authorization = `Bearer ${credentials.registryToken}`;
+      if (authorization !== this.#authorization) return authorization;
+    } else if (bearer !== undefined) {
       return fetchToken(bearer, {
         repository: source.repository,
         credentials,
@@ -168,7 +183,7 @@ export class RegistryClient {
     const detail = await errorDetail(response);
     const message = `${this.name}: ${what}: HTTP ${status}${detail}`;
     if (status >= 500 || status === 429 || status === 408) {
-      throw new UnavailableError(message, retryAfter(response.headers.get("retry-after")));
+      throw new UnavailableError(message, retryAfterMs(response.headers.get("retry-after")));
     }
     if (status === 404) throw new CribError("NotFound", message);
     if (status === 401) throw new CribError("Unauthenticated", message);
@@ -191,11 +206,6 @@ async function errorDetail(response: HttpResponse): Promise<string> {
   } catch {
     return "";
   }
-}
-
-function retryAfter(header: string | null): number {
-  const seconds = /^\d{1,6}$/.test(header ?? "") ? Number(header) : 0;
-  return Math.min(seconds * 1000, RETRY_AFTER_LIMIT_MS);
 }
 
 /** Docker's rule: registries on this machine may speak plain http. */

@@ -1,7 +1,7 @@
 /** From a reference to one image's manifest and configuration, over mirrors and indexes. */
 import { createHash } from "node:crypto";
 import { CribError } from "../error.ts";
-import { readBlob, retry } from "./blob.ts";
+import { type BlobSource, readBlob, retry } from "./blob.ts";
 import {
   type Descriptor,
   type ImageConfig,
@@ -20,18 +20,24 @@ const ATTEMPTS = 4;
 export interface ResolvedImage {
   /** Of the manifest or index that the reference itself leads to. */
   digest: string;
+  /** `digest` and those below it, down to the manifest's. */
+  digests: string[];
   manifest: ImageManifest;
   /** The configuration's digest: the image's id. */
   id: string;
   configJson: string;
   config: ImageConfig;
   diffIds: string[];
-  /** Where to fetch blobs: the registry that answered first. */
-  clients: RegistryClient[];
+}
+
+/** What manifests can be had from as well as blobs. */
+export interface ManifestSource extends BlobSource {
+  /** By tag or digest; the bytes are not yet checked. */
+  manifest(reference: string): Promise<{ bytes: Buffer; mediaType: string; digest: string }>;
 }
 
 /**
- * Asks the registries in turn. All but the last (the mirrors) get one try; the last is asked again when
+ * Asks the registries in turn; the one that answered comes first in the result's `clients`. All but the last (the mirrors) get one try; the last is asked again when
  * it is not available.
  *
  * @throws CribError with the last registry's code and, in its message, what each of them said.
@@ -42,13 +48,18 @@ export async function resolveImage(
   clients: readonly RegistryClient[],
   platform: Platform,
   signal: AbortSignal,
-): Promise<ResolvedImage> {
+): Promise<ResolvedImage & { clients: RegistryClient[] }> {
   const failures: CribError[] = [];
   for (const client of clients) {
     const attempts = client === clients.at(-1) ? ATTEMPTS : 1;
     try {
       return await retry(attempts, signal, async () => ({
-        ...(await resolveAt(client, reference, platform, signal)),
+        ...(await resolveAt(
+          client,
+          reference.digest ?? reference.tag ?? "latest",
+          platform,
+          signal,
+        )),
         clients: [client, ...clients.filter((other) => other !== client)],
       }));
     } catch (error) {
@@ -69,14 +80,15 @@ export function pullError(reference: Reference, failures: readonly CribError[]):
   });
 }
 
-async function resolveAt(
-  client: RegistryClient,
-  reference: Reference,
+/** Reads what a tag or digest leads to at one source. Throws as `resolveImage`, but for the prefix. */
+export async function resolveAt(
+  client: ManifestSource,
+  reference: string,
   platform: Platform,
   signal: AbortSignal,
-): Promise<Omit<ResolvedImage, "clients">> {
-  const top = await fetchManifest(client, reference.digest ?? reference.tag ?? "latest");
-  const manifest = await descend(client, top, platform, 1);
+): Promise<ResolvedImage> {
+  const top = await fetchManifest(client, reference);
+  const { manifest, digests } = await descend(client, top, platform, 1);
   const bytes = await readBlob([client], manifest.config, CONFIG_LIMIT_BYTES, signal);
   const what = `${client.name}: image config ${manifest.config.digest}`;
   const { config, diffIds, os } = parseConfig(bytes, what);
@@ -91,6 +103,7 @@ async function resolveAt(
   }
   return {
     digest: top.digest,
+    digests,
     manifest,
     id: manifest.config.digest,
     configJson: bytes.toString("utf8"),
@@ -104,7 +117,7 @@ interface Fetched {
   document: ReturnType<typeof parseManifest>;
 }
 
-async function fetchManifest(client: RegistryClient, reference: string): Promise<Fetched> {
+async function fetchManifest(client: ManifestSource, reference: string): Promise<Fetched> {
   const what = `${client.name}: manifest ${reference}`;
   const { bytes, mediaType, digest: claimed } = await client.manifest(reference);
   const expected = isDigest(reference) ? reference : claimed;
@@ -118,12 +131,12 @@ async function fetchManifest(client: RegistryClient, reference: string): Promise
 
 /** Follows indexes down to the manifest for the platform. */
 async function descend(
-  client: RegistryClient,
+  client: ManifestSource,
   { digest, document }: Fetched,
   platform: Platform,
   depth: number,
-): Promise<ImageManifest> {
-  if (document.kind === "image") return document;
+): Promise<{ manifest: ImageManifest; digests: string[] }> {
+  if (document.kind === "image") return { manifest: document, digests: [digest] };
   const what = `${client.name}: index ${digest}`;
   if (depth > INDEX_DEPTH_LIMIT) {
     throw new CribError("FailedPrecondition", `${what}: more than ${INDEX_DEPTH_LIMIT} levels`);
@@ -132,7 +145,8 @@ async function descend(
   for (const candidate of candidates) {
     const next = await fetchManifest(client, candidate.digest);
     try {
-      return await descend(client, next, platform, depth + 1);
+      const { manifest, digests } = await descend(client, next, platform, depth + 1);
+      return { manifest, digests: [digest, ...digests] };
     } catch (error) {
       // An index without a platform may hold nothing for this one; the next candidate may.
       const other = error instanceof CribError && error.code === "FailedPrecondition";

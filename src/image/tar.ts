@@ -82,6 +82,24 @@ export class TarParser {
     }
   }
 
+  /**
+   * Gives up the data of the entry whose header has just come; returns how many bytes the caller may
+   * leave out before it pushes on. For reading a list of names in files that can be sought in.
+   */
+  skipData(): number {
+    if (this.#state !== "data") return 0;
+    const count = this.#left + this.#padding;
+    this.#left = 0;
+    this.#padding = 0;
+    this.#finishData();
+    return count;
+  }
+
+  /** Whether the end mark has come; what follows it is no part of the archive. */
+  get ended(): boolean {
+    return this.#state === "end";
+  }
+
   /** Says that no more bytes come. An archive may end at an entry's border without an end mark. */
   finish(): void {
     if (this.#state === "end") return;

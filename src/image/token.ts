@@ -8,6 +8,7 @@ import {
   type RequestOptions,
   readBody,
   request,
+  retryAfterMs,
   UnavailableError,
 } from "./http.ts";
 
@@ -81,7 +82,10 @@ async function readToken(response: HttpResponse, realm: URL): Promise<string> {
   const { status } = response;
   if (status !== 200) {
     response.discard();
-    if (status >= 500 || status === 429) throw new UnavailableError(`${what}: HTTP ${status}`);
+    if (status >= 500 || status === 429) {
+      const afterMs = retryAfterMs(response.headers.get("retry-after"));
+      throw new UnavailableError(`${what}: HTTP ${status}`, afterMs);
+    }
     throw new CribError(
       status === 403 ? "PermissionDenied" : "Unauthenticated",
       `${what}: HTTP ${status}: it gives no token for these credentials`,

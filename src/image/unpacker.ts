@@ -1,4 +1,5 @@
 /** The daemon's side of `crib unpack`: feeds a layer to a child and waits for its report. */
+import { closeSync, openSync } from "node:fs";
 import * as v from "valibot";
 import { CribError, messageOf } from "../error.ts";
 import { canceled } from "./http.ts";
@@ -10,6 +11,8 @@ export interface UnpackOptions {
   executable: readonly string[];
   /** An empty directory, which becomes the layer. */
   directory: string;
+  /** Takes the layer's list of files; replaced. */
+  indexFile: string;
   maxBytes: number;
   maxEntries: number;
   noProgressMs: number;
@@ -65,21 +68,21 @@ class UnpackChild {
 
   constructor(options: UnpackOptions) {
     this.#options = options;
-    const { executable, directory, maxBytes, maxEntries } = options;
+    const { executable, directory, indexFile, maxBytes, maxEntries } = options;
+    const index = openSync(indexFile, "w", 0o600);
     this.#process = Bun.spawn({
       cmd: [
         ...executable,
         "unpack",
-        ...["--directory", directory],
+        ...["--directory", directory, "--index-fd", "3"],
         ...["--max-bytes", String(maxBytes), "--max-entries", String(maxEntries)],
       ],
       // Nothing of the daemon's environment: BUN_* would change what the executable is.
       env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" },
       cwd: "/",
-      stdin: "pipe",
-      stdout: "pipe",
-      stderr: "pipe",
+      stdio: ["pipe", "pipe", "pipe", index],
     });
+    closeSync(index);
     this.#result = this.#collect();
     this.#result.catch(() => {});
   }

@@ -37,3 +37,16 @@ export const imageSchema = `
   ) STRICT;
   CREATE INDEX image_names_by_image ON image_names (image_id);
 `;
+
+/**
+ * Where an image came from: for checking signatures again, and for getting damaged layers again.
+ * `name` is "HOST/REPOSITORY@DIGEST", or "archive:PATH".
+ */
+export const imageSourceSchema = `
+  CREATE TABLE image_sources (
+    image_id TEXT NOT NULL REFERENCES images (id) ON DELETE CASCADE,
+    name TEXT NOT NULL,
+    record TEXT NOT NULL,
+    PRIMARY KEY (image_id, name)
+  ) STRICT;
+`;

@@ -1,4 +1,4 @@
-import { imageSchema } from "./image-schema.ts";
+import { imageSchema, imageSourceSchema } from "./image-schema.ts";
 
 /**
  * The schema's history: element n brings a database from version n to n + 1 (`PRAGMA user_version`).
@@ -23,4 +23,5 @@ export const migrations: readonly string[] = [
   CREATE INDEX containers_by_pod ON containers (pod_id);
   ${imageSchema}
   `,
+  imageSourceSchema,
 ];

@@ -31,17 +31,22 @@ interface Row {
   inodes: number;
 }
 
+const RETIRED = "retired:";
 const NAME_BYTES = 6;
 const RM_RETRIES = 3;
 
 export class LayerStore {
   /** `<root>/layers`. */
   readonly directory: string;
+  /** Lists of files, see layer-index.ts: named as the layers' directories. */
+  readonly #indexDirectory: string;
   readonly #database: Database;
 
   constructor(options: { root: string; database: Database }) {
     this.directory = join(options.root, "layers");
     this.#database = options.database;
+    this.#indexDirectory = join(options.root, "layer-index");
+    mkdirSync(this.#indexDirectory, { recursive: true, mode: 0o700 });
     // Nobody but root may reach the images' setuid programs from the host.
     mkdirSync(this.directory, { recursive: true, mode: 0o700 });
     chmodSync(this.directory, 0o700);
@@ -58,7 +63,19 @@ export class LayerStore {
     for (const layer of this.list()) {
       if (!names.delete(layer.directory)) this.#dropDamaged(layer);
     }
-    await Promise.all([...names].map((name) => this.discard(name)));
+    const kept = new Set(this.list().map(({ directory }) => directory));
+    const lists = readdirSync(this.#indexDirectory).filter((name) => !kept.has(name));
+    await Promise.all([...new Set([...names, ...lists])].map((name) => this.discard(name)));
+  }
+
+  /** The directory of a layer, or of one that is being made. */
+  path(name: string): string {
+    return join(this.directory, name);
+  }
+
+  /** Its list of files. */
+  indexFile(name: string): string {
+    return join(this.#indexDirectory, name);
   }
 
   list(): Layer[] {
@@ -90,11 +107,47 @@ export class LayerStore {
     })();
   }
 
+  /**
+   * A new directory takes the place of a layer's present one. Containers that are mounted on the old one
+   * keep it: it goes with the last of them.
+   */
+  async replace(layer: Layer): Promise<void> {
+    const old = this.get(layer.chainId);
+    if (old === undefined) {
+      throw new CribError("NotFound", `layer ${layer.chainId}: its images were removed`);
+    }
+    const retired = `${RETIRED}${old.directory}`;
+    const run = (sql: string, ...values: Array<string | number>) =>
+      this.#database.query(sql).run(...values);
+    this.#database.transaction(() => {
+      run(
+        "UPDATE layers SET directory = ?, bytes = ?, inodes = ? WHERE chain_id = ?",
+        ...[layer.directory, layer.bytes, layer.inodes, layer.chainId],
+      );
+      run(
+        "INSERT INTO layers (chain_id, diff_id, directory, bytes, inodes) VALUES (?, ?, ?, ?, ?)",
+        ...[retired, old.diffId, old.directory, old.bytes, old.inodes],
+      );
+      run(
+        `INSERT INTO layer_holds (holder, chain_id) SELECT holder, ? FROM layer_holds
+         WHERE chain_id = ? AND substr(holder, 1, 10) = 'container/'`,
+        ...[retired, layer.chainId],
+      );
+    })();
+    await this.collect();
+  }
+
+  /** Whether it is the old directory of a layer that was replaced. */
+  isRetired(chainId: string): boolean {
+    return chainId.startsWith(RETIRED);
+  }
+
   /** Deletes a directory that is not (or no longer) a layer. Failures are logged; `recover` retries. */
   async discard(name: string): Promise<void> {
     try {
       const path = join(this.directory, name);
       await rm(path, { recursive: true, force: true, maxRetries: RM_RETRIES });
+      await rm(this.indexFile(name), { force: true });
     } catch (error) {
       log().warn(
         { layer: name, error: messageOf(error) },

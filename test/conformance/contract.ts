@@ -22,7 +22,8 @@ export type Facts = Map<string, string>;
 
 /** proto/runtime/v1 as buf compiles it. */
 export function ownDescriptors(): FileDescriptorSet {
-  return run([join(repository, "node_modules/.bin/buf"), "build", "-o", "-"], repository);
+  const buf = join(repository, "node_modules/.bin/buf");
+  return run([buf, "build", "--path", "proto/runtime", "-o", "-"], repository);
 }
 
 /**

@@ -3,7 +3,8 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseRegistries, readRegistries, sourcesOf } from "../../src/config/registries-conf.ts";
-import { parseReference } from "../../src/image/reference.ts";
+import { formatReference, parseReference, referencesOf } from "../../src/image/reference.ts";
+import { FUZZ_MS, randomOf } from "../fixtures/fuzz.ts";
 
 const SHA = `sha256:${"a".repeat(64)}`;
 const CONF = `
@@ -46,7 +47,7 @@ prefix = "one.com/repo:tag"
 location = "one.com/repo"
 insecure = true
 `;
-const rules = parseRegistries(CONF, "registries.conf");
+const { rules } = parseRegistries(CONF, "registries.conf");
 const sources = (text: string) =>
   sourcesOf(rules, parseReference(text)).map(
     ({ host, repository, insecure }) => `${insecure ? "insecure " : ""}${host}/${repository}`,
@@ -88,6 +89,16 @@ test.each([
   ["[[registry]]\nlocation = 5", "registry.0.location"],
   ["[[registry]]\nblocked = true", "neither prefix nor location"],
   ["[[registry", "registries.conf:"],
+  ['[[registry]]\nprefix="*.a.io/x"', "can only begin a host"],
+  ['[[registry]]\nprefix="a.*.io"', "can only begin a host"],
+  [
+    '[[registry]]\nprefix="a"\nmirror-by-digest-only=true\n[[registry.mirror]]\nlocation="b"\npull-from-mirror="all"',
+    "exclude each other",
+  ],
+  ['short-name-mode = "loud"', "short-name-mode"],
+  ['[aliases]\n"a.io/b" = "c.io/d"', "no short name"],
+  ['[aliases]\n"a" = "b"', "no full name"],
+  ['[aliases]\n"a" = "b.io/c:tag"', "no full name"],
   ['[[registry]]\nlocation="a"\n[[registry.mirror]]\ninsecure=true', "mirror.0.location"],
 ])("%j is refused, naming the place", (text, message) => {
   expect(() => parseRegistries(text, "registries.conf")).toThrow(message);
@@ -102,7 +113,7 @@ test("drop-ins replace tables of one prefix, in the order of their names", () =>
     writeFileSync(join(dropIns, "20.conf"), '[[registry]]\nlocation = "docker.io"\nblocked = true');
     writeFileSync(join(dropIns, "10.conf"), '[[registry]]\nprefix = "docker.io"\nlocation = "x.y"');
     writeFileSync(join(dropIns, "ignored.txt"), "not toml at all [");
-    const read = readRegistries({ file: join(directory, "main"), directory: dropIns });
+    const read = readRegistries({ file: join(directory, "main"), directory: dropIns }).rules;
     expect(() => sourcesOf(read, parseReference("busybox"))).toThrow("blocked");
     expect(read.filter(({ prefix }) => prefix === "docker.io")).toHaveLength(1);
     expect(sourcesOf(read, parseReference("example.com/team/a"))[0]?.host).toBe("other.com");
@@ -112,5 +123,90 @@ test("drop-ins replace tables of one prefix, in the order of their names", () =>
 });
 
 test("files that are not there are no rules", () => {
-  expect(readRegistries({ file: "/nonexistent/a", directory: "/nonexistent/b" })).toEqual([]);
+  const read = readRegistries({
+    file: "/nonexistent/a",
+    directory: "/nonexistent/b",
+    shortNameCache: "/nonexistent/c",
+  });
+  expect(read).toMatchObject({ rules: [], search: [], shortNameMode: "permissive" });
+  expect(read.credentialHelpers).toEqual(["containers-auth.json"]);
+});
+
+const registriesOf = (text: string) => {
+  const directory = mkdtempSync(join(tmpdir(), "crib-registries-"));
+  const write = (name: string, content: string) => writeFileSync(join(directory, name), content);
+  try {
+    mkdirSync(join(directory, "d"));
+    const [main = "", dropIn, cache] = text.split("---\n");
+    write("main", main);
+    if (dropIn !== undefined) write("d/1.conf", dropIn);
+    if (cache !== undefined) write("cache", cache);
+    return readRegistries({
+      file: join(directory, "main"),
+      directory: join(directory, "d"),
+      shortNameCache: join(directory, "cache"),
+    });
+  } finally {
+    rmSync(directory, { recursive: true });
+  }
+};
+const ALIASES = '[aliases]\n"app" = "quay.io/team/app"\n"ns/app" = "r.io/x"\n';
+
+test.each([
+  ["", "busybox:1", ["docker.io/library/busybox:1"]],
+  ["", "a/b", ["docker.io/a/b:latest"]],
+  [ALIASES, "app", ["quay.io/team/app:latest"]],
+  [ALIASES, "app:2", ["quay.io/team/app:2"]],
+  [ALIASES, `app@${SHA}`, [`quay.io/team/app@${SHA}`]],
+  [ALIASES, "ns/app:3", ["r.io/x:3"]],
+  [ALIASES, "other", ["docker.io/library/other:latest"]],
+  [ALIASES, "docker.io/app", ["docker.io/library/app:latest"]],
+  [`${ALIASES}---\n[aliases]\n"app" = ""`, "app", ["docker.io/library/app:latest"]],
+  [`${ALIASES}---\n[aliases]\n"app" = "b.io/c"`, "app", ["b.io/c:latest"]],
+  [`${ALIASES}---\n---\n[aliases]\n"app" = "chosen.io/c"`, "app", ["chosen.io/c:latest"]],
+  ['unqualified-search-registries = ["a.io"]', "x", ["a.io/x:latest"]],
+  [
+    'unqualified-search-registries = ["a.io", "docker.io"]',
+    "x",
+    ["a.io/x:latest", "docker.io/library/x:latest"],
+  ],
+  ['unqualified-search-registries = ["a.io"]', "localhost/x", ["localhost/x:latest"]],
+  [
+    'unqualified-search-registries = ["a.io"]---\nunqualified-search-registries = ["b.io"]',
+    "x",
+    ["b.io/x:latest"],
+  ],
+  [
+    'short-name-mode = "enforcing"\nunqualified-search-registries = ["a.io"]',
+    "x",
+    ["a.io/x:latest"],
+  ],
+  [
+    'short-name-mode = "disabled"\nunqualified-search-registries = ["a.io", "b.io"]',
+    "x",
+    ["a.io/x:latest", "b.io/x:latest"],
+  ],
+])("with %j the name %j means %j", (conf, text, expected) => {
+  expect(referencesOf(text, registriesOf(conf)).map(formatReference)).toEqual(expected);
+});
+
+test("in mode enforcing a short name that may mean several is refused, for nobody can be asked", () => {
+  const conf = 'short-name-mode = "enforcing"\nunqualified-search-registries = ["a.io", "b.io"]';
+  expect(() => referencesOf("x", registriesOf(conf))).toThrow("a.io, b.io");
+  expect(referencesOf("c.io/x", registriesOf(conf))).toHaveLength(1);
+});
+
+test("no text makes the reader of registries.conf do anything but read or refuse", () => {
+  const random = randomOf(7);
+  const pieces = [...CONF.split(/(?<=[\n"=[\].])/), "[aliases]\n", '"a"="b.io/c"\n', "\0", "*."];
+  const until = performance.now() + FUZZ_MS;
+  while (performance.now() < until) {
+    const text = Array.from({ length: random(30) }, () => pieces[random(pieces.length)]).join("");
+    try {
+      const { rules } = parseRegistries(text, "f");
+      for (const { prefix } of rules) expect(prefix).not.toBe("");
+    } catch (error) {
+      expect(error).toMatchObject({ code: "FailedPrecondition" });
+    }
+  }
 });

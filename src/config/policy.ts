@@ -1,0 +1,161 @@
+/**
+ * policy.json: which images may be used (containers-policy.json(5)). Read strictly: a file with
+ * anything in it that is not understood is refused as a whole.
+ */
+import { existsSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import * as v from "valibot";
+import { CribError, messageOf } from "../error.ts";
+import { ifThere } from "./if-there.ts";
+import { parseStrictJson } from "./strict-json.ts";
+
+const text = v.pipe(v.string(), v.nonEmpty());
+const identitySchema = v.variant("type", [
+  v.strictObject({ type: v.literal("matchExact") }),
+  v.strictObject({ type: v.literal("matchRepoDigestOrExact") }),
+  v.strictObject({ type: v.literal("matchRepository") }),
+  v.strictObject({ type: v.literal("exactReference"), dockerReference: text }),
+  v.strictObject({ type: v.literal("exactRepository"), dockerRepository: text }),
+  v.strictObject({ type: v.literal("remapIdentity"), prefix: text, signedPrefix: text }),
+]);
+const identity = v.optional(identitySchema, { type: "matchRepoDigestOrExact" });
+const base64 = v.pipe(text, v.base64());
+const oneKey = (requirement: Record<string, unknown>) =>
+  ["keyPath", "keyPaths", "keyData", "keyDatas"].filter((key) => requirement[key] !== undefined)
+    .length === 1;
+const ONE_KEY = "needs exactly one of keyPath, keyPaths, keyData, keyDatas";
+
+const signedBySchema = v.pipe(
+  v.strictObject({
+    type: v.literal("signedBy"),
+    keyType: v.literal("GPGKeys"),
+    keyPath: v.optional(text),
+    keyPaths: v.optional(v.pipe(v.array(text), v.minLength(1))),
+    keyData: v.optional(base64),
+    signedIdentity: identity,
+  }),
+  v.check((requirement) => oneKey(requirement), ONE_KEY),
+);
+const sigstoreSignedSchema = v.pipe(
+  v.strictObject({
+    type: v.literal("sigstoreSigned"),
+    keyPath: v.optional(text),
+    keyPaths: v.optional(v.pipe(v.array(text), v.minLength(1))),
+    keyData: v.optional(base64),
+    keyDatas: v.optional(v.pipe(v.array(base64), v.minLength(1))),
+    signedIdentity: identity,
+  }),
+  v.check((requirement) => oneKey(requirement), ONE_KEY),
+);
+const requirementSchema = v.union([
+  v.strictObject({ type: v.literal("insecureAcceptAnything") }),
+  v.strictObject({ type: v.literal("reject") }),
+  signedBySchema,
+  sigstoreSignedSchema,
+]);
+const requirementsSchema = v.pipe(v.array(requirementSchema), v.minLength(1));
+const policySchema = v.strictObject({
+  default: requirementsSchema,
+  transports: v.optional(v.record(v.string(), v.record(v.string(), requirementsSchema)), {}),
+});
+
+export type SignedIdentity = v.InferOutput<typeof identitySchema>;
+export type Requirement = v.InferOutput<typeof requirementSchema>;
+export type Policy = v.InferOutput<typeof policySchema>;
+
+/** Where the containers tools look; only there may it be absent. */
+const DEFAULT_PATH = "/etc/containers/policy.json";
+const ACCEPT_ALL: Policy = { default: [{ type: "insecureAcceptAnything" }], transports: {} };
+
+/** The policy file that holds for a namespace: its own, where it has one. */
+export function policyPath(paths: { file: string; directory: string }, namespace: string): string {
+  const own = join(paths.directory, `${namespace}.json`);
+  return /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/.test(namespace) && existsSync(own) ? own : paths.file;
+}
+
+/**
+ * Reads a policy file. A node that has none at the usual place accepts all images.
+ *
+ * @throws CribError FailedPrecondition naming the file and what is wrong; Unimplemented: it asks for
+ *   checks that Crib does not have (Fulcio, Rekor, PKI).
+ */
+export function readPolicy(path: string): Policy {
+  const bytes = ifThere(() => readFileSync(path, "utf8"));
+  if (bytes !== undefined) return parsePolicy(bytes, path);
+  if (path === DEFAULT_PATH) return ACCEPT_ALL;
+  throw new CribError("FailedPrecondition", `${path} (image.policy) is not there`);
+}
+
+/** Reads the text of a policy; `path` is for messages. */
+export function parsePolicy(bytes: string, path: string): Policy {
+  let json: unknown;
+  try {
+    json = parseStrictJson(bytes);
+  } catch (error) {
+    throw new CribError("FailedPrecondition", `${path}: ${messageOf(error)}`);
+  }
+  refuseKeyless(json, path);
+  const result = v.safeParse(policySchema, json);
+  if (result.success) return result.output;
+  const [issue] = result.issues;
+  const where = v.getDotPath(issue) ?? "policy";
+  throw new CribError("FailedPrecondition", `${path}: ${where}: ${describe(issue)}`);
+}
+
+/** The issue of the requirement that was meant, not that none of all kinds fits. */
+function describe(issue: v.BaseIssue<unknown>): string {
+  const { type } = (issue.input ?? {}) as { type?: unknown };
+  if (issue.type !== "union") return issue.message;
+  const schema = { signedBy: signedBySchema, sigstoreSigned: sigstoreSignedSchema }[String(type)];
+  const meant = schema && v.safeParse(schema, issue.input).issues?.[0];
+  if (meant === undefined) return `requirement ${JSON.stringify(issue.input)} is not known`;
+  return `${v.getDotPath(meant) ?? String(type)}: ${meant.message}`;
+}
+
+const NOT_IMPLEMENTED = /^(?:fulcio|pki|rekorPublicKey)/;
+
+function refuseKeyless(json: unknown, path: string): void {
+  if (typeof json !== "object" || json === null) return;
+  const { type } = json as { type?: unknown };
+  for (const [name, value] of Object.entries(json)) {
+    if (type === "sigstoreSigned" && NOT_IMPLEMENTED.test(name)) {
+      throw new CribError(
+        "Unimplemented",
+        `${path}: sigstoreSigned.${name} is not supported: only keyPath, keyPaths, keyData, keyDatas`,
+      );
+    }
+    if (type === "signedBaseLayer") {
+      throw new CribError("Unimplemented", `${path}: signedBaseLayer is not supported`);
+    }
+    refuseKeyless(value, path);
+  }
+}
+
+/**
+ * The requirements for an image of a registry: those of the most specific scope. `name` is
+ * "host[:port]/repository", `suffix` ":tag" or "@digest".
+ */
+export function requirementsFor(policy: Policy, name: string, suffix: string): Requirement[] {
+  const scopes = policy.transports.docker ?? {};
+  for (const scope of [name + suffix, ...parentScopes(name), ""]) {
+    const found = Object.hasOwn(scopes, scope) ? scopes[scope] : undefined;
+    if (found !== undefined) return found;
+  }
+  return policy.default;
+}
+
+/** The requirements for what comes in an archive or directory, which only have a transport's default. */
+export function requirementsForTransport(policy: Policy, transport: string): Requirement[] {
+  return policy.transports[transport]?.[""] ?? policy.default;
+}
+
+/** "h.a.io:5000/b/c" → itself, "h.a.io:5000/b", "h.a.io:5000", "*.a.io", "*.io". */
+function parentScopes(name: string): string[] {
+  const parts = name.split("/");
+  const scopes = parts.map((_, index) => parts.slice(0, parts.length - index).join("/"));
+  const labels = (parts[0] ?? "").replace(/:\d+$/, "").split(".");
+  for (let index = 1; index < labels.length; index++) {
+    scopes.push(`*.${labels.slice(index).join(".")}`);
+  }
+  return scopes;
+}

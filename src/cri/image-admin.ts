@@ -1,0 +1,30 @@
+import type { ServiceImpl } from "@connectrpc/connect";
+import { CribError } from "../error.ts";
+import type { ImageAdminService } from "../gen/crib/v1/image_admin_pb.ts";
+import type { Image } from "../image/images.ts";
+import type { CriContext } from "./context.ts";
+
+/** What `crib images` asks: ImportImages, PruneImages, CheckImages. */
+export function imageAdminRpcs({ core }: CriContext) {
+  return {
+    async importImages({ path, name }, { signal }) {
+      if (!path.startsWith("/")) throw new CribError("InvalidArgument", `path: "${path}"`);
+      const images = await core.images.import(path, { name, signal });
+      return { images: images.map(toStored) };
+    },
+
+    async pruneImages() {
+      const used = new Set([...core.store.containers.values()].map(({ imageId }) => imageId));
+      const images = await core.images.prune((id) => used.has(id));
+      return { images: images.map(toStored) };
+    },
+    async checkImages({ fast, repair }, { signal }) {
+      const { checkedLayers, damaged } = await core.images.check({ fast, repair }, signal);
+      return { checkedLayers: BigInt(checkedLayers), damaged };
+    },
+  } satisfies Partial<ServiceImpl<typeof ImageAdminService>>;
+}
+
+function toStored({ id, repoTags, repoDigests, sizeBytes }: Image) {
+  return { id, names: [...repoTags, ...repoDigests], sizeBytes: BigInt(sizeBytes) };
+}

@@ -1,0 +1,124 @@
+/** Makes an image of what is known about it: brings its layers, then its row. */
+import { createHash, randomUUID } from "node:crypto";
+import type { Config } from "../config/config.ts";
+import type { Layer, LayerStore } from "../storage/layers.ts";
+import type { BlobSource } from "./blob.ts";
+import type { Image, ImageSource, ImageStore } from "./image-store.ts";
+import { LayerPuller, type WantedLayer } from "./layer-puller.ts";
+import type { Descriptor } from "./manifest.ts";
+import { noProgressMs } from "./registry-access.ts";
+import type { ResolvedImage } from "./resolve.ts";
+
+export interface ImageBuilderOptions {
+  config: Config["image"];
+  layers: LayerStore;
+  store: ImageStore;
+  /** argv to run Crib again, absolute paths. */
+  executable: readonly string[];
+}
+
+export interface Build {
+  resolved: ResolvedImage;
+  /** See `NewImage.names`. */
+  names: string[];
+  source: Pick<ImageSource, "name" | "signatures" | "stamp" | "pinned">;
+  signal: AbortSignal;
+}
+
+export class ImageBuilder {
+  readonly #layers: LayerStore;
+  readonly #store: ImageStore;
+  readonly #puller: LayerPuller;
+
+  constructor({ config, layers, store, executable }: ImageBuilderOptions) {
+    this.#layers = layers;
+    this.#store = store;
+    this.#puller = new LayerPuller({
+      store: layers,
+      executable,
+      maxParallel: config.max_parallel_layers,
+      maxBytes: config.max_layer_bytes,
+      maxEntries: config.max_layer_entries,
+      noProgressMs: noProgressMs(config),
+    });
+  }
+
+  /**
+   * Brings the layers that are not there from the first of `blobs` that has them, and commits the
+   * image. Nothing is left when that fails.
+   */
+  async build(
+    { resolved, names, source, signal }: Build,
+    blobs: readonly BlobSource[],
+  ): Promise<Image> {
+    const holder = `pull/${randomUUID()}`;
+    try {
+      const layers = wantedLayers(resolved);
+      await this.#fetchLayers(holder, layers, blobs, signal);
+      return this.#store.add({
+        id: resolved.id,
+        configJson: resolved.configJson,
+        annotations: resolved.manifest.annotations,
+        layers: layers.map(({ chainId }) => chainId),
+        names,
+        source: {
+          ...source,
+          digests: resolved.digests,
+          layers: resolved.manifest.layers.map(({ mediaType, digest, size }) => ({
+            mediaType,
+            digest,
+            size,
+          })),
+        },
+      });
+    } finally {
+      await this.#layers.release(holder);
+    }
+  }
+
+  /** See `LayerPuller.replace`. */
+  replaceLayer(
+    { chainId, diffId }: Layer,
+    descriptor: Descriptor,
+    blobs: readonly BlobSource[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    return this.#puller.replace({ chainId, diffId, descriptor }, blobs, signal);
+  }
+
+  /** All layers, or none: the first failure ends the others. */
+  async #fetchLayers(
+    holder: string,
+    layers: readonly WantedLayer[],
+    clients: readonly BlobSource[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    const controller = new AbortController();
+    const all = AbortSignal.any([signal, controller.signal]);
+    let failure: unknown;
+    await Promise.all(
+      layers.map(async (layer) => {
+        try {
+          await this.#puller.ensure(holder, layer, clients, all);
+        } catch (error) {
+          failure ??= error;
+          controller.abort(failure);
+        }
+      }),
+    );
+    if (failure !== undefined) throw failure;
+  }
+}
+
+/** Pairs layers with diffIDs and computes chainIDs (OCI image specification, "Layer ChainID"). */
+function wantedLayers({ manifest, diffIds }: ResolvedImage): WantedLayer[] {
+  let chainId = "";
+  return manifest.layers.map((descriptor, index) => {
+    const diffId = diffIds[index] ?? "";
+    chainId =
+      index === 0
+        ? diffId
+        : `sha256:${createHash("sha256").update(`${chainId} ${diffId}`).digest("hex")}`;
+    return { chainId, diffId, descriptor };
+  });
+}

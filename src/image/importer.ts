@@ -1,0 +1,79 @@
+/** Images from archives on this node, for nodes without a registry. */
+import type { Config } from "../config/config.ts";
+import { readPolicy, requirementsForTransport } from "../config/policy.ts";
+import { CribError } from "../error.ts";
+import { log } from "../observe/log.ts";
+import { type Archive, type ArchivedImage, namesOfArchived, openArchive } from "./archive.ts";
+import { stampOf } from "./archive-stamp.ts";
+import type { ImageBuilder } from "./image-builder.ts";
+import type { Image } from "./image-store.ts";
+import { hostPlatform } from "./platform.ts";
+import { formatReference, nameOf, parseReference } from "./reference.ts";
+import { requireTrust } from "./trust.ts";
+
+export interface ImportOptions {
+  /** For images that the archive gives no full name: "busybox", or with a tag for a single one. */
+  name?: string;
+  /** They are pinned for as long as the archive is known as their source. */
+  pinned?: boolean;
+  signal?: AbortSignal;
+}
+
+export class Importer {
+  readonly #config: Config["image"];
+  readonly #builder: ImageBuilder;
+  readonly #scratch: string;
+
+  /** `scratch` takes archives while they are decompressed. */
+  constructor(options: { config: Config["image"]; builder: ImageBuilder; scratch: string }) {
+    this.#config = options.config;
+    this.#builder = options.builder;
+    this.#scratch = options.scratch;
+  }
+
+  /** See `Images.import`. */
+  async import(path: string, options: ImportOptions): Promise<Image[]> {
+    const stamp = stampOf(path);
+    const archive = await openArchive(path, this.#scratch);
+    try {
+      const mine = this.#ofThisPlatform(archive, path);
+      const done = [];
+      for (const image of mine) {
+        done.push(await this.#importOne(archive, image, { ...options, path, stamp }));
+      }
+      // A later one may have taken a name from an earlier one.
+      return [...new Map(done.map((image) => [image.id, image])).values()];
+    } finally {
+      await archive.close();
+    }
+  }
+
+  #ofThisPlatform(archive: Archive, path: string): ArchivedImage[] {
+    const wanted = hostPlatform().architecture;
+    const mine = archive.images.filter(({ architecture }) => ["", wanted].includes(architecture));
+    if (mine.length > 0) return mine;
+    throw new CribError("FailedPrecondition", `${path}: there is no image for ${wanted} in it`);
+  }
+
+  async #importOne(
+    archive: Archive,
+    archived: ArchivedImage,
+    options: ImportOptions & { path: string; stamp: string },
+  ): Promise<Image> {
+    const { path, stamp, pinned = false, signal = new AbortController().signal } = options;
+    const references = namesOfArchived(archived.name, options.name ?? "").map(parseReference);
+    const resolved = await archived.resolve(hostPlatform(), signal);
+    const shown = references[0] ?? parseReference(`localhost/unnamed@${resolved.id}`);
+    const policy = readPolicy(this.#config.policy);
+    const requirements = requirementsForTransport(policy, archive.kind);
+    await requireTrust(requirements, shown, { digests: resolved.digests, signatures: [] });
+    const names = references.flatMap((reference) => [
+      ...(reference.digest === undefined ? [formatReference(reference)] : []),
+      ...(resolved.digest === "" ? [] : [`${nameOf(reference)}@${resolved.digest}`]),
+    ]);
+    const source = { name: `archive:${path}`, signatures: [], stamp, pinned };
+    const image = await this.#builder.build({ resolved, names, source, signal }, [archive.source]);
+    log().info({ archive: path, imageId: image.id, names: image.repoTags }, "imported");
+    return image;
+  }
+}

@@ -1,0 +1,127 @@
+/** Checks the layers of all images, and gets damaged ones again: each alone, not its images. */
+import type { Config } from "../config/config.ts";
+import { type Registries, readRegistries } from "../config/registries-conf.ts";
+import { CribError, messageOf } from "../error.ts";
+import { log } from "../observe/log.ts";
+import { checkLayer } from "../storage/check-layer.ts";
+import type { Layer, LayerStore } from "../storage/layers.ts";
+import { openArchive } from "./archive.ts";
+import type { BlobSource } from "./blob.ts";
+import type { ImageBuilder } from "./image-builder.ts";
+import type { ImageSource, ImageStore } from "./image-store.ts";
+import { hostPlatform } from "./platform.ts";
+import { parseReference } from "./reference.ts";
+import { registryClients } from "./registry-access.ts";
+
+export interface DamagedLayer {
+  chainId: string;
+  problems: string[];
+  repaired: boolean;
+  /** Why it was not repaired. */
+  reason: string;
+}
+
+export interface CheckReport {
+  checkedLayers: number;
+  damaged: DamagedLayer[];
+}
+
+export interface RepairOptions {
+  config: Config["image"];
+  layers: LayerStore;
+  store: ImageStore;
+  builder: ImageBuilder;
+  scratch: string;
+}
+
+export class Repair {
+  readonly #options: RepairOptions;
+
+  constructor(options: RepairOptions) {
+    this.#options = options;
+  }
+
+  /** One layer at a time: a check is not in a hurry, and pods want the disk too. */
+  async check(options: {
+    fast: boolean;
+    repair: boolean;
+    signal: AbortSignal;
+  }): Promise<CheckReport> {
+    const { layers } = this.#options;
+    const report: CheckReport = { checkedLayers: 0, damaged: [] };
+    for (const { chainId } of layers.list()) {
+      if (options.signal.aborted) break;
+      // It may have gone meanwhile.
+      const layer = layers.get(chainId);
+      if (layer === undefined || layers.isRetired(chainId)) continue;
+      const problems = await checkLayer(
+        layers.path(layer.directory),
+        layers.indexFile(layer.directory),
+        options.fast,
+      );
+      if (layers.get(chainId)?.directory !== layer.directory) continue;
+      report.checkedLayers += 1;
+      if (problems.length === 0) continue;
+      log().error({ chainId, problems }, "a layer is damaged");
+      const reason = options.repair ? await this.#repair(layer, options.signal) : "not tried";
+      report.damaged.push({ chainId, problems, repaired: reason === "", reason });
+    }
+    return report;
+  }
+
+  /** Returns "" or why it did not work. */
+  async #repair(layer: Layer, signal: AbortSignal): Promise<string> {
+    const reasons: string[] = [];
+    for (const { source, position } of this.#origins(layer.chainId)) {
+      const descriptor = source.layers[position];
+      if (descriptor === undefined) continue;
+      try {
+        await this.#from(source, signal, (blobs) =>
+          this.#options.builder.replaceLayer(layer, descriptor, blobs, signal),
+        );
+        log().info({ chainId: layer.chainId, source: source.name }, "a layer is repaired");
+        return "";
+      } catch (error) {
+        if (!(error instanceof CribError)) throw error;
+        reasons.push(messageOf(error));
+      }
+    }
+    const reason = reasons.join("; ") || "nobody knows where it came from";
+    log().error({ chainId: layer.chainId, reason }, "a damaged layer cannot be repaired");
+    return reason;
+  }
+
+  /** Where the layer's images came from, and which of their layers it is. */
+  #origins(chainId: string): Array<{ source: ImageSource; position: number }> {
+    const { store } = this.#options;
+    return store.list().flatMap(({ id, layers }) => {
+      const position = layers.indexOf(chainId);
+      return position < 0 ? [] : store.sources(id).map((source) => ({ source, position }));
+    });
+  }
+
+  async #from(
+    source: ImageSource,
+    signal: AbortSignal,
+    use: (blobs: readonly BlobSource[]) => Promise<void>,
+  ): Promise<void> {
+    const { config, scratch } = this.#options;
+    if (source.name.startsWith("archive:")) {
+      const archive = await openArchive(source.name.slice("archive:".length), scratch);
+      try {
+        // An archive of `docker save` learns its layers' names when it is read.
+        for (const image of archive.images) await image.resolve(hostPlatform(), signal);
+        return await use([archive.source]);
+      } finally {
+        await archive.close();
+      }
+    }
+    const reference = parseReference(source.name);
+    await use(registryClients(config, this.#registries(), { reference, auth: undefined, signal }));
+  }
+
+  #registries(): Registries {
+    const { registries_conf: file, registries_conf_dir: directory } = this.#options.config;
+    return readRegistries({ file, directory });
+  }
+}

@@ -1,0 +1,114 @@
+/** Finds an image's signatures: beside the registry (lookaside), or in it (cosign's attachments). */
+import { readFileSync, statSync } from "node:fs";
+import * as v from "valibot";
+import { ifThere } from "../config/if-there.ts";
+import type { SignatureStorage } from "../config/registries-d.ts";
+import { CribError } from "../error.ts";
+import { readBlob, retry } from "./blob.ts";
+import { type RequestOptions, readBody, request, UnavailableError } from "./http.ts";
+import type { RegistryClient } from "./registry.ts";
+import type { Signature } from "./signature.ts";
+
+const COUNT_LIMIT = 32;
+const SIZE_LIMIT_BYTES = 1024 * 1024;
+const ATTEMPTS = 3;
+const COSIGN_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json";
+const COSIGN_ANNOTATION = "dev.cosignproject.cosign/signature";
+
+const attachmentSchema = v.object({
+  layers: v.array(
+    v.object({
+      mediaType: v.string(),
+      digest: v.pipe(v.string(), v.regex(/^sha256:[0-9a-f]{64}$/)),
+      size: v.pipe(v.number(), v.safeInteger(), v.minValue(0)),
+      annotations: v.optional(v.record(v.string(), v.string()), {}),
+    }),
+  ),
+});
+
+/**
+ * All signatures of the manifests with these digests, at most 32 of each kind and manifest.
+ *
+ * @throws CribError as requests do, DataLoss and FailedPrecondition for what cannot be one.
+ */
+export async function findSignatures(
+  storage: SignatureStorage,
+  image: { client: RegistryClient; repository: string; digests: readonly string[] },
+  http: Pick<RequestOptions, "tls" | "noProgressMs" | "signal">,
+): Promise<Signature[]> {
+  const found: Signature[] = [];
+  for (const digest of image.digests) {
+    if (storage.lookaside !== "") {
+      const base = `${storage.lookaside}/${image.repository}@${digest.replace(":", "=")}`;
+      found.push(...(await fromLookaside(base, http)));
+    }
+    if (storage.sigstoreAttachments) {
+      found.push(...(await fromAttachments(image.client, digest, http.signal)));
+    }
+  }
+  return found;
+}
+
+async function fromLookaside(
+  base: string,
+  http: Pick<RequestOptions, "tls" | "noProgressMs" | "signal">,
+): Promise<Signature[]> {
+  const found: Signature[] = [];
+  for (let number = 1; number <= COUNT_LIMIT; number++) {
+    const url = `${base}/signature-${number}`;
+    const message = url.startsWith("file:")
+      ? readLocal(decodeURIComponent(new URL(url).pathname))
+      : await retry(ATTEMPTS, http.signal, () => download(url, http));
+    if (message === undefined) break;
+    found.push({ kind: "simple", message: message.toString("base64") });
+  }
+  return found;
+}
+
+function readLocal(path: string): Buffer | undefined {
+  const size = ifThere(() => statSync(path).size);
+  if (size === undefined) return undefined;
+  if (size > SIZE_LIMIT_BYTES) throw new CribError("FailedPrecondition", `${path}: too long`);
+  return readFileSync(path);
+}
+
+async function download(
+  url: string,
+  http: Pick<RequestOptions, "tls" | "noProgressMs" | "signal">,
+): Promise<Buffer | undefined> {
+  const response = await request(url, { ...http, insecure: false });
+  if (response.status === 200) return readBody(response, SIZE_LIMIT_BYTES, url);
+  response.discard();
+  // Servers that must not list what they have answer 403 for what is not there.
+  if (response.status === 404 || response.status === 403) return undefined;
+  throw new UnavailableError(`signature ${url}: HTTP ${response.status}`);
+}
+
+/** The tag sha256-HEX.sig: an image whose "layers" are payloads. */
+async function fromAttachments(
+  client: RegistryClient,
+  digest: string,
+  signal: AbortSignal,
+): Promise<Signature[]> {
+  const tag = `${digest.replace(":", "-")}.sig`;
+  const what = `${client.name}:${tag}`;
+  let bytes: Buffer;
+  try {
+    ({ bytes } = await retry(ATTEMPTS, signal, () => client.manifest(tag)));
+  } catch (error) {
+    if (error instanceof CribError && error.code === "NotFound") return [];
+    throw error;
+  }
+  const json = v.safeParse(v.pipe(v.string(), v.parseJson(), attachmentSchema), bytes.toString());
+  if (!json.success) {
+    throw new CribError("FailedPrecondition", `${what}: it is no manifest of signatures`);
+  }
+  const found: Signature[] = [];
+  for (const layer of json.output.layers.slice(0, COUNT_LIMIT)) {
+    const signature = layer.annotations[COSIGN_ANNOTATION];
+    if (layer.mediaType !== COSIGN_TYPE || signature === undefined) continue;
+    const payload = await readBlob([client], layer, SIZE_LIMIT_BYTES, signal);
+    found.push({ kind: "sigstore", payload: payload.toString("base64"), signature });
+  }
+  return found;
+}

@@ -1,0 +1,144 @@
+/** The decision of policy.json about an image (containers-policy.json(5)). */
+import { readFileSync } from "node:fs";
+import {
+  type Policy,
+  policyPath,
+  type Requirement,
+  readPolicy,
+  requirementsFor,
+} from "../config/policy.ts";
+import { CribError, messageOf } from "../error.ts";
+import { verifyOpenPgp } from "./gpg.ts";
+import { formatReference, nameOf, type Reference } from "./reference.ts";
+import { type Claim, parsePayload, type Signature } from "./signature.ts";
+import { identityMatches } from "./signed-identity.ts";
+import { readPublicKey, verifySigstore } from "./sigstore-key.ts";
+
+/** What is known about an image besides its name. */
+export interface Evidence {
+  /** Of its manifest, and of the indexes that led to it: a signature of any of them counts. */
+  digests: readonly string[];
+  signatures: readonly Signature[];
+}
+
+export interface PolicyPaths {
+  file: string;
+  /** Holds NAMESPACE.json. */
+  directory: string;
+}
+
+/** As crib.toml names them. */
+export function policyPaths(config: { policy: string; policy_dir: string }): PolicyPaths {
+  return { file: config.policy, directory: config.policy_dir };
+}
+
+/** The requirements that hold for an image in a namespace. Throws as `readPolicy`. */
+export function requirementsOf(
+  paths: PolicyPaths,
+  namespace: string,
+  reference: Reference,
+): Requirement[] {
+  const policy: Policy = readPolicy(policyPath(paths, namespace));
+  const name = nameOf(reference);
+  return requirementsFor(policy, name, formatReference(reference).slice(name.length));
+}
+
+/** Whether any of the requirements looks at signatures. */
+export function wantSignatures(requirements: readonly Requirement[]): boolean {
+  return requirements.some(({ type }) => type === "signedBy" || type === "sigstoreSigned");
+}
+
+/** Refuses what the policy rejects whatever its signatures are. */
+export function refuseRejected(requirements: readonly Requirement[], reference: Reference): void {
+  if (requirements.some(({ type }) => type === "reject"))
+    throw refusal(reference, "it is rejected");
+}
+
+/**
+ * Returns when the image meets all requirements.
+ *
+ * @throws CribError PermissionDenied: it does not; the message begins with "SignatureValidationFailed",
+ *   which the kubelet knows. FailedPrecondition: a key cannot be read.
+ */
+export async function requireTrust(
+  requirements: readonly Requirement[],
+  reference: Reference,
+  evidence: Evidence,
+): Promise<void> {
+  for (const requirement of requirements) {
+    const why = await whyNot(requirement, reference, evidence);
+    if (why !== undefined) throw refusal(reference, why);
+  }
+}
+
+function refusal(reference: Reference, why: string): CribError {
+  return new CribError(
+    "PermissionDenied",
+    `SignatureValidationFailed: ${formatReference(reference)}: refused by the policy: ${why}`,
+  );
+}
+
+type Signed = Extract<Requirement, { type: "signedBy" | "sigstoreSigned" }>;
+
+async function whyNot(
+  requirement: Requirement,
+  reference: Reference,
+  { digests, signatures }: Evidence,
+): Promise<string | undefined> {
+  if (requirement.type === "insecureAcceptAnything") return undefined;
+  if (requirement.type === "reject") return "it is rejected";
+  const kind = requirement.type === "signedBy" ? "simple" : "sigstore";
+  const reasons: string[] = [];
+  const keys = readKeys(requirement);
+  for (const signature of signatures) {
+    if (signature.kind !== kind) continue;
+    const claim = await verified(signature, keys);
+    if (typeof claim === "string") reasons.push(claim);
+    else if (!digests.includes(claim.digest)) reasons.push(`it is for ${claim.digest}`);
+    else if (!identityMatches(requirement.signedIdentity, reference, claim.reference)) {
+      reasons.push(`it is for ${JSON.stringify(claim.reference.slice(0, 300))}`);
+    } else return undefined;
+  }
+  if (reasons.length === 0) return `${requirement.type}: it has no signature`;
+  const list = reasons.map((reason) => reason.replace(/[^\x20-\x7e]/g, "?")).join("; ");
+  return `${requirement.type}: no signature is accepted: ${list.slice(0, 1000)}`;
+}
+
+/** What the signature claims when one of the keys made it, else why it does not count. */
+async function verified(signature: Signature, keys: readonly Buffer[]): Promise<Claim | string> {
+  try {
+    if (signature.kind === "simple") {
+      const result = await verifyOpenPgp(Buffer.from(signature.message, "base64"), keys);
+      return "why" in result ? result.why : parsePayload(result.payload, "simple");
+    }
+    const payload = Buffer.from(signature.payload, "base64");
+    const bytes = Buffer.from(signature.signature, "base64");
+    const genuine = keys.some((key) =>
+      verifySigstore(readPublicKey(key, "sigstoreSigned"), payload, bytes),
+    );
+    return genuine ? parsePayload(payload, "sigstore") : "made by another key, or changed";
+  } catch (error) {
+    if (error instanceof CribError && error.message.startsWith("signature payload")) {
+      return error.message;
+    }
+    throw error;
+  }
+}
+
+function readKeys(requirement: Signed): Buffer[] {
+  const { keyPath, keyPaths, keyData } = requirement;
+  const datas = "keyDatas" in requirement ? (requirement.keyDatas ?? []) : [];
+  const paths = [...(keyPath === undefined ? [] : [keyPath]), ...(keyPaths ?? [])];
+  const data = [...(keyData === undefined ? [] : [keyData]), ...datas];
+  return [
+    ...paths.map((path) => {
+      try {
+        return readFileSync(path);
+      } catch (error) {
+        const why = `policy: ${requirement.type}: key ${path}: ${messageOf(error)}`;
+        throw new CribError("FailedPrecondition", why);
+      }
+    }),
+    ...data.map((text) => Buffer.from(text, "base64")),
+  ];
+}

@@ -1,0 +1,250 @@
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "bun:test";
+import { execFileSync } from "node:child_process";
+import {
+  appendFileSync,
+  chmodSync,
+  chownSync,
+  lutimesSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  unlinkSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { beginSession, endSession } from "../../src/cli/session.ts";
+import type { Image } from "../../src/image/images.ts";
+import { openTestStore, type TestStore } from "../fixtures/image-store.ts";
+import { type Pushed, pushImage, type Registry, startRegistry } from "../fixtures/registry.ts";
+import { type RegistryProxy, startProxy } from "../fixtures/registry-proxy.ts";
+import type { TarSpec } from "../fixtures/tar.ts";
+
+let registry: Registry;
+let pushed: Pushed;
+let proxy: RegistryProxy;
+let store: TestStore;
+let image: Image;
+
+/** Of all kinds that a layer can have. */
+const BASE: TarSpec[] = [
+  { name: "etc/", type: "5", mode: 0o750, uid: 3 },
+  { name: "etc/file", data: "x".repeat(5000), uid: 5, gid: 6, mode: 0o4755 },
+  { name: "etc/link", type: "2", linkName: "file" },
+  { name: "etc/hard", type: "1", linkName: "etc/file" },
+  { name: "dev/null", type: "3", major: 1, minor: 3 },
+  { name: "dev/pipe", type: "6" },
+  { name: "implicit/deep/file", data: "y" },
+  { name: Buffer.from([0x62, 0xff, 0x0a, 0x22]), data: "a name that is no UTF-8" },
+  { name: "twice", data: "first" },
+  { name: "twice", data: "second" },
+  { name: "was-directory/", type: "5" },
+  { name: "was-directory/file", data: "gone" },
+  { name: "was-directory", data: "now a file" },
+  { name: ".wh.removed", data: "" },
+  { name: "opaque/.wh..wh..opq", data: "" },
+  { name: "empty", data: "" },
+  { name: "replaced", data: "old" },
+  { name: "hard-to-replaced", type: "1", linkName: "replaced" },
+  { name: "replaced", data: "new" },
+];
+
+beforeAll(async () => {
+  registry = await startRegistry();
+  pushed = await pushImage(registry, "checked:1", { layers: [BASE, [{ name: "top", data: "t" }]] });
+});
+afterAll(() => registry.stop());
+beforeEach(async () => {
+  proxy = startProxy(registry.host);
+  store = await openTestStore();
+  image = await store.images.pull(`${proxy.host}/checked:1`);
+});
+afterEach(async () => {
+  await proxy.stop();
+  store.close();
+});
+
+/** The directory of a layer, the base first. */
+function directoryOf(position: number): string {
+  const row = store.database
+    .query("SELECT directory FROM layers WHERE chain_id = ?")
+    .get(image.layers[position] ?? "") as { directory: string };
+  return join(store.root, "layers", row.directory);
+}
+const base = (name: string) => join(directoryOf(0), name);
+const blobGets = () => proxy.requests.filter((line) => line.includes("/blobs/"));
+const look = (fast: boolean) => store.images.check({ fast, repair: false });
+const tree = (directory: string) =>
+  execFileSync(
+    "sh",
+    [
+      "-c",
+      "find . -printf '%P %y %m %U %G %n %l\\n' | LC_ALL=C sort; find . -type f -exec sha256sum {} + | sort",
+    ],
+    { cwd: directory },
+  ).toString("latin1");
+
+test("layers that nothing happened to are whole, whatever is in them", async () => {
+  expect(await look(true)).toEqual({ checkedLayers: 2, damaged: [] });
+  expect(await look(false)).toEqual({ checkedLayers: 2, damaged: [] });
+});
+
+const damages: Array<[string, () => void, string, boolean]> = [
+  ["a missing file", () => unlinkSync(base("etc/file")), "is missing", true],
+  ["a file cut short", () => truncateSync(base("etc/file"), 0), "has 0 bytes, not 5000", true],
+  ["a longer file", () => appendFileSync(base("implicit/deep/file"), "z"), "has 2 bytes", true],
+  ["a changed file", () => writeFileSync(base("implicit/deep/file"), "Y"), "other content", false],
+  ["another mode", () => chmodSync(base("etc/file"), 0o755), "another mode", true],
+  ["another owner", () => chownSync(base("etc"), 0, 0), "another owner", true],
+  ["a missing directory", () => rmSync(base("implicit"), { recursive: true }), "is missing", true],
+  ["an additional file", () => writeFileSync(base("implicit/more"), ""), "is no part", true],
+  [
+    "a link that leads elsewhere",
+    () => {
+      unlinkSync(base("etc/link"));
+      symlinkSync("other", base("etc/link"));
+    },
+    "leads elsewhere",
+    true,
+  ],
+  [
+    "a file instead of a device",
+    () => {
+      unlinkSync(base("dev/null"));
+      writeFileSync(base("dev/null"), "");
+    },
+    "something else",
+    true,
+  ],
+  ["a lost whiteout", () => unlinkSync(base("removed")), "is missing", true],
+  [
+    "a directory instead of a file",
+    () => {
+      renameSync(base("dev"), base("empty2"));
+      rmSync(base("empty"));
+      renameSync(base("empty2"), base("empty"));
+    },
+    "is no file",
+    true,
+  ],
+  [
+    "a lost list of files",
+    () => rmSync(join(store.root, "layer-index", directoryOf(0).slice(-12))),
+    "list of files",
+    true,
+  ],
+  ["a missing layer", () => rmSync(directoryOf(0), { recursive: true }), "is missing", true],
+];
+test.each(damages)(
+  "%s is found and repaired, that layer alone",
+  async (_, damage, problem, fast) => {
+    const whole = [0, 1].map((position) => tree(directoryOf(position)));
+    damage();
+    const top = directoryOf(1);
+    const found = await look(fast);
+    expect(found.damaged).toHaveLength(1);
+    expect(found.damaged[0]).toMatchObject({ chainId: image.layers[0] ?? "", repaired: false });
+    expect(found.damaged[0]?.problems.join()).toContain(problem);
+    const before = blobGets().length;
+    const repaired = await store.images.check({ fast, repair: true });
+    expect(repaired.damaged).toMatchObject([{ repaired: true, reason: "" }]);
+    expect(blobGets().slice(before)).toEqual([`GET /v2/checked/blobs/${pushed.layers[0]?.digest}`]);
+    expect([0, 1].map((position) => tree(directoryOf(position)))).toEqual(whole);
+    expect(directoryOf(1)).toBe(top);
+    expect(store.layerDirectories()).toHaveLength(2);
+    expect(readdirSync(join(store.root, "layer-index"))).toHaveLength(2);
+    expect(await look(false)).toEqual({ checkedLayers: 2, damaged: [] });
+  },
+);
+
+test("a fast check does not read files: times and content of the same length pass", async () => {
+  writeFileSync(base("implicit/deep/file"), "Y");
+  lutimesSync(base("twice"), 1, 1);
+  expect((await look(true)).damaged).toEqual([]);
+  expect((await look(false)).damaged).toHaveLength(1);
+});
+
+test("what cannot be had again stays as it is, and the report says why", async () => {
+  unlinkSync(base("etc/file"));
+  const directory = directoryOf(0);
+  await proxy.stop();
+  const report = await store.images.check({ fast: true, repair: true });
+  expect(report.damaged).toMatchObject([{ repaired: false }]);
+  expect(report.damaged[0]?.reason).not.toBe("");
+  expect(directoryOf(0)).toBe(directory);
+  expect(store.layerDirectories()).toHaveLength(2);
+  expect(store.images.list()).toHaveLength(1);
+});
+
+test("a damaged layer of an imported image comes from its archive", async () => {
+  const archives = mkdtempSync(join(tmpdir(), "crib-archives-"));
+  try {
+    const made = await pushImage(registry, "archived:1", {
+      layers: [[{ name: "only", data: "here" }]],
+    });
+    for (const [kind, name] of [
+      ["docker-archive", "a.tar"],
+      ["oci", "layout"],
+    ]) {
+      const flags = ["--insecure-policy", "--src-tls-verify=false", `docker://${made.name}`];
+      execFileSync("skopeo", [
+        "copy",
+        "-q",
+        ...flags,
+        `${kind}:${join(archives, name ?? "")}:example.com/a:1`,
+      ]);
+      await store.images.remove(image.id);
+      image = (await store.images.import(join(archives, name ?? "")))[0] ?? image;
+      writeFileSync(base("only"), "lost");
+      const report = await store.images.check({ fast: false, repair: true });
+      expect(report.damaged).toMatchObject([{ repaired: true }]);
+      expect(readFileSync(base("only"), "utf8")).toBe("here");
+    }
+  } finally {
+    rmSync(archives, { recursive: true });
+  }
+});
+
+test("a container that runs keeps its files while its layer is repaired, also over a restart", async () => {
+  const { rootfs } = await store.storage.prepare("running", image.layers);
+  const old = directoryOf(0);
+  writeFileSync(base("twice"), "SECOND");
+  await store.images.check({ fast: false, repair: true });
+  expect(directoryOf(0)).not.toBe(old);
+  expect(readFileSync(join(rootfs, "etc/file"), "utf8")).toBe("x".repeat(5000));
+  store.images = await store.reopen();
+  expect(readFileSync(join(rootfs, "etc/file"), "utf8")).toBe("x".repeat(5000));
+  expect(await look(false)).toEqual({ checkedLayers: 2, damaged: [] });
+  await store.storage.unmount("running");
+  store.storage.mount("running", image.layers);
+  expect(readFileSync(join(rootfs, "twice"), "utf8")).toBe("second");
+  await store.storage.remove("running");
+  expect(store.layerDirectories()).toHaveLength(2);
+});
+
+test("what the layers take is what du says, within 1 %", async () => {
+  const directories = store.layerDirectories().map((name) => join(store.root, "layers", name));
+  const du = (flag: string) =>
+    Number.parseInt(
+      execFileSync("du", ["-sc", flag, ...directories])
+        .toString()
+        .split("\n")
+        .at(-2) ?? "",
+      10,
+    );
+  const { usedBytes, inodesUsed } = store.images.fsInfo();
+  expect(Math.abs(usedBytes - du("--block-size=1"))).toBeLessThanOrEqual(usedBytes / 100);
+  expect(inodesUsed).toBe(du("--inodes"));
+});
+
+test("a machine that went down with the daemon is noticed; a daemon that was killed alone is not", () => {
+  expect(beginSession(store.directory, "boot-1")).toBe(false);
+  expect(beginSession(store.directory, "boot-1")).toBe(false);
+  expect(beginSession(store.directory, "boot-2")).toBe(true);
+  endSession(store.directory);
+  expect(beginSession(store.directory, "boot-3")).toBe(false);
+});

@@ -1,0 +1,378 @@
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "bun:test";
+import { execFileSync } from "node:child_process";
+import {
+  appendFileSync,
+  cpSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { gzipSync, zstdCompressSync } from "node:zlib";
+import type { Image } from "../../src/image/images.ts";
+import { Preload } from "../../src/image/preload.ts";
+import { openTestStore, type TestStore } from "../fixtures/image-store.ts";
+import {
+  type Pushed,
+  pushImage,
+  pushIndex,
+  type Registry,
+  startRegistry,
+} from "../fixtures/registry.ts";
+import { tarball } from "../fixtures/tar.ts";
+
+let registry: Registry;
+let archives: string;
+let one: Pushed;
+let store: TestStore;
+const at = (name: string) => join(archives, name);
+
+function skopeo(from: string, to: string, ...more: string[]): void {
+  const flags = ["--insecure-policy", "--src-tls-verify=false"];
+  execFileSync("skopeo", ["copy", "-q", ...flags, ...more, `docker://${from}`, to], {
+    stdio: ["ignore", "ignore", "inherit"],
+  });
+}
+
+beforeAll(async () => {
+  registry = await startRegistry();
+  archives = mkdtempSync(join(tmpdir(), "crib-archives-"));
+  const layers = [[{ name: "a", data: "first" }], [{ name: "b", data: "second" }]];
+  one = await pushImage(registry, "one:1", { layers, config: { Cmd: ["x"] } });
+  skopeo(one.name, `oci:${at("layout")}:example.com/one:1`);
+  skopeo(one.name, `oci-archive:${at("oci.tar")}:example.com/one:1`);
+  skopeo(one.name, `docker-archive:${at("docker.tar")}:example.com/one:1`);
+  writeFileSync(at("oci.tar.gz"), gzipSync(readFileSync(at("oci.tar"))));
+  writeFileSync(at("docker.tar.zst"), zstdCompressSync(readFileSync(at("docker.tar"))));
+});
+afterAll(async () => {
+  await registry.stop();
+  rmSync(archives, { recursive: true });
+});
+beforeEach(async () => {
+  store = await openTestStore();
+});
+afterEach(() => store.close());
+
+async function readBoth(image: Image): Promise<string> {
+  const { rootfs } = await store.storage.prepare("reader", image.layers);
+  try {
+    return readFileSync(join(rootfs, "a"), "utf8") + readFileSync(join(rootfs, "b"), "utf8");
+  } finally {
+    await store.storage.remove("reader");
+  }
+}
+const nothingLeft = () => {
+  expect(store.images.list()).toEqual([]);
+  expect(store.layerDirectories()).toEqual([]);
+  const scratch = join(store.root, "import");
+  expect(existsSync(scratch) ? readdirSync(scratch) : []).toEqual([]);
+};
+
+test.each(["layout", "oci.tar", "oci.tar.gz", "docker.tar", "docker.tar.zst"])(
+  "%s is imported under its own name, and is the image that a pull brings",
+  async (file) => {
+    const [image, ...more] = await store.images.import(at(file));
+    if (image === undefined) throw new Error("nothing imported");
+    expect(more).toEqual([]);
+    expect(image).toMatchObject({ id: one.id, repoTags: ["example.com/one:1"], pinned: false });
+    expect(image.config.Cmd).toEqual(["x"]);
+    expect(await readBoth(image)).toBe("firstsecond");
+    expect(store.images.find("example.com/one:1")?.id).toBe(one.id);
+    const before = store.layerDirectories().length;
+    await store.images.pull(one.name);
+    expect(store.layerDirectories()).toHaveLength(before);
+    expect(store.images.list()).toHaveLength(1);
+    await store.images.remove(one.id);
+    nothingLeft();
+  },
+);
+
+test("from a layout the digest is a name too; a bare tag needs a name to belong to", async () => {
+  const [image] = await store.images.import(at("layout"));
+  expect(image?.repoDigests).toHaveLength(1);
+  expect(store.images.find(image?.repoDigests[0] ?? "")?.id).toBe(one.id);
+  skopeo(one.name, `oci:${at("tagged")}:v7`);
+  await store.images.remove(one.id);
+  expect((await store.images.import(at("tagged")))[0]?.repoTags).toEqual([]);
+  const named = await store.images.import(at("tagged"), { name: "busy" });
+  expect(named[0]?.repoTags).toEqual(["docker.io/library/busy:v7"]);
+  const exact = await store.images.import(at("tagged"), { name: "busy:x" });
+  expect(exact[0]?.repoTags).toEqual(["docker.io/library/busy:v7", "docker.io/library/busy:x"]);
+});
+
+test("of several platforms this machine's is taken, and several images are all taken", async () => {
+  const two = await pushImage(registry, "two:1", { layers: [[{ name: "c", data: "two" }]] });
+  const architecture = process.arch === "arm64" ? "arm64" : "amd64";
+  const entry = ({ digest, size, mediaType }: Pushed, arch: string) => ({
+    digest,
+    size,
+    mediaType,
+    platform: { os: "linux", architecture: arch },
+  });
+  const other = await pushImage(registry, "two:other", {
+    layers: [[{ name: "d", data: "not mine" }]],
+    alterConfig: (config) => {
+      config.architecture = "s390x";
+    },
+  });
+  const index = await pushIndex(registry, "two:multi", [
+    entry(other, "s390x"),
+    entry(two, architecture),
+  ]);
+  skopeo(index.name, `oci:${at("multi")}:example.com/multi:1`, "--all");
+  skopeo(one.name, `oci:${at("multi")}:example.com/one:2`);
+  const images = await store.images.import(at("multi"));
+  expect(images.map(({ repoTags }) => repoTags).sort()).toEqual([
+    ["example.com/multi:1"],
+    ["example.com/one:2"],
+  ]);
+  expect(images.map(({ id }) => id).sort()).toEqual([one.id, two.id].sort());
+});
+
+function copyOfLayout(change: (directory: string) => void): string {
+  const copy = join(store.directory, "copy");
+  rmSync(copy, { recursive: true, force: true });
+  cpSync(at("layout"), copy, { recursive: true });
+  change(copy);
+  return copy;
+}
+const blobPath = (directory: string, digest = "") =>
+  join(directory, "blobs", digest.replace(":", "/"));
+const digestsOf = (directory: string) => {
+  const names = readdirSync(join(directory, "blobs/sha256"));
+  const index = JSON.parse(readFileSync(join(directory, "index.json"), "utf8"));
+  const manifest = JSON.parse(readFileSync(blobPath(directory, index.manifests[0].digest), "utf8"));
+  expect(names.length).toBeGreaterThan(3);
+  return {
+    manifest: index.manifests[0].digest as string,
+    layer: manifest.layers[0].digest as string,
+  };
+};
+
+test.each<[string, (directory: string) => void, string]>([
+  [
+    "a changed layer",
+    (d) =>
+      writeFileSync(
+        blobPath(d, digestsOf(d).layer),
+        Buffer.alloc(readFileSync(blobPath(d, digestsOf(d).layer)).length),
+      ),
+    "DataLoss",
+  ],
+  ["a layer cut short", (d) => truncateSync(blobPath(d, digestsOf(d).layer), 30), "Unavailable"],
+  ["a longer layer", (d) => appendFileSync(blobPath(d, digestsOf(d).layer), "more"), "DataLoss"],
+  ["a missing layer", (d) => rmSync(blobPath(d, digestsOf(d).layer)), "FailedPrecondition"],
+  [
+    "a changed manifest",
+    (d) => appendFileSync(blobPath(d, digestsOf(d).manifest), " "),
+    "DataLoss",
+  ],
+  [
+    "a manifest that is a link to the host",
+    (d) => {
+      const path = blobPath(d, digestsOf(d).manifest);
+      rmSync(path);
+      symlinkSync("/etc/passwd", path);
+    },
+    "FailedPrecondition",
+  ],
+  [
+    "an index with a path as digest",
+    (d) =>
+      writeFileSync(join(d, "index.json"), '{"manifests":[{"digest":"sha256:../../etc/passwd"}]}'),
+    "FailedPrecondition",
+  ],
+  [
+    "an index that is no JSON",
+    (d) => writeFileSync(join(d, "index.json"), "{"),
+    "FailedPrecondition",
+  ],
+  [
+    "an index of nothing",
+    (d) => writeFileSync(join(d, "index.json"), '{"manifests":[]}'),
+    "FailedPrecondition",
+  ],
+  ["no index", (d) => rmSync(join(d, "index.json")), "FailedPrecondition"],
+])("%s is refused, and nothing is left", async (_, change, code) => {
+  await expect(store.images.import(copyOfLayout(change))).rejects.toMatchObject({ code });
+  nothingLeft();
+});
+
+const saved = (list: unknown, more: Parameters<typeof tarball>[0] = []) => {
+  const file = join(store.directory, "made.tar");
+  writeFileSync(file, tarball([{ name: "manifest.json", data: JSON.stringify(list) }, ...more]));
+  return file;
+};
+test.each<[string, () => string, string]>([
+  ["a tar without an image", () => saved([]), "FailedPrecondition"],
+  [
+    "a tar whose files are missing",
+    () => saved([{ Config: "c", Layers: [] }]),
+    "FailedPrecondition",
+  ],
+  [
+    "a link that leads out",
+    () =>
+      saved(
+        [{ Config: "c", Layers: [] }],
+        [{ name: "c", type: "2", linkName: "../../etc/passwd" }],
+      ),
+    "FailedPrecondition",
+  ],
+  [
+    "links in a circle",
+    () =>
+      saved(
+        [{ Config: "c", Layers: [] }],
+        [
+          { name: "c", type: "2", linkName: "d" },
+          { name: "d", type: "2", linkName: "c" },
+        ],
+      ),
+    "FailedPrecondition",
+  ],
+  [
+    "fewer layers than diffIDs",
+    () =>
+      saved(
+        [{ Config: "c", Layers: [] }],
+        [
+          {
+            name: "c",
+            data: `{"rootfs":{"type":"layers","diff_ids":["sha256:${"a".repeat(64)}"]}}`,
+          },
+        ],
+      ),
+    "FailedPrecondition",
+  ],
+  [
+    "a layer with another diffID",
+    () =>
+      saved(
+        [{ Config: "c", Layers: ["l"] }],
+        [
+          {
+            name: "c",
+            data: `{"rootfs":{"type":"layers","diff_ids":["sha256:${"a".repeat(64)}"]}}`,
+          },
+          { name: "l", data: tarball([]) },
+        ],
+      ),
+    "DataLoss",
+  ],
+  [
+    "a file that claims to be longer than the archive",
+    () => saved([{ Config: "c", Layers: [] }], [{ name: "c", size: 2 ** 30 }]),
+    "FailedPrecondition",
+  ],
+  ["a name with ..", () => saved([], [{ name: "../x", data: "x" }]), "FailedPrecondition"],
+  [
+    "no tar",
+    () => {
+      const f = join(store.directory, "junk");
+      writeFileSync(f, Buffer.alloc(2000, 7));
+      return f;
+    },
+    "FailedPrecondition",
+  ],
+  [
+    "an empty file",
+    () => {
+      const f = join(store.directory, "empty");
+      writeFileSync(f, "");
+      return f;
+    },
+    "FailedPrecondition",
+  ],
+  [
+    "gzip cut off",
+    () => {
+      const f = join(store.directory, "cut");
+      writeFileSync(f, readFileSync(at("oci.tar.gz")).subarray(0, 600));
+      return f;
+    },
+    "FailedPrecondition",
+  ],
+  ["nothing", () => join(store.directory, "absent"), "NotFound"],
+  ["a device", () => "/dev/null", "FailedPrecondition"],
+])("%s is refused, and nothing is left", async (_, make, code) => {
+  await expect(store.images.import(make())).rejects.toMatchObject({ code });
+  nothingLeft();
+});
+
+test("the policy's defaults for archives hold", async () => {
+  const policy = {
+    default: [{ type: "insecureAcceptAnything" }],
+    transports: { oci: { "": [{ type: "reject" }] } },
+  };
+  writeFileSync(join(store.directory, "policy.json"), JSON.stringify(policy));
+  await expect(store.images.import(at("layout"))).rejects.toMatchObject({
+    code: "PermissionDenied",
+  });
+  expect(await store.images.import(at("docker.tar"))).toHaveLength(1);
+});
+
+async function until(what: string, condition: () => boolean): Promise<void> {
+  const end = performance.now() + 20_000;
+  while (!condition()) {
+    if (performance.now() > end) throw new Error(`${what}: not within 20 s`);
+    await Bun.sleep(20);
+  }
+}
+
+test("archives of the watched directory are imported and pinned, at start and when they appear", async () => {
+  const directory = join(store.directory, "preload");
+  mkdirSync(directory);
+  cpSync(at("docker.tar.zst"), join(directory, "one.tar.zst"));
+  writeFileSync(join(directory, "broken.tar"), "no archive");
+  writeFileSync(join(directory, ".partial"), "half a copy");
+  const preload = new Preload(directory, store.images, 50);
+  await preload.start();
+  try {
+    expect(store.images.find("example.com/one:1")).toMatchObject({ id: one.id, pinned: true });
+    await store.images.prune(() => false);
+    expect(store.images.list()).toHaveLength(1);
+    const two = await pushImage(registry, "late:1", { layers: [[{ name: "e", data: "late" }]] });
+    skopeo(two.name, `oci-archive:${at("late.tar")}:example.com/late:1`);
+    renameSync(at("late.tar"), join(directory, "late.tar"));
+    await until("late.tar", () => store.images.find("example.com/late:1")?.pinned === true);
+    // A broken one is tried again when it changes.
+    cpSync(at("oci.tar"), join(directory, "broken.tar"));
+    await until("broken.tar", () => store.images.archiveStamps(directory).size === 3);
+    rmSync(join(directory, "late.tar"));
+    await until("unpin", () => store.images.find("example.com/late:1")?.pinned === false);
+    await store.images.prune(() => false);
+    expect(store.images.list()).toHaveLength(1);
+  } finally {
+    preload.stop();
+  }
+  const imported: string[] = [];
+  const reopened = await store.reopen();
+  const again = new Preload(directory, {
+    import: async (path) => void imported.push(path),
+    archiveStamps: (path) => reopened.archiveStamps(path),
+    forgetArchive: () => undefined,
+  });
+  await again.scan();
+  expect(imported).toEqual([]);
+  expect(reopened.list().map(({ pinned }) => pinned)).toEqual([true]);
+});
+
+test("prune removes what is neither pinned nor used, with its layers", async () => {
+  await store.images.import(at("layout"));
+  const two = await pushImage(registry, "used:1", { layers: [[{ name: "f", data: "used" }]] });
+  await store.images.pull(two.name);
+  const removed = await store.images.prune((id) => id === two.id);
+  expect(removed.map(({ id }) => id)).toEqual([one.id]);
+  expect(store.images.list().map(({ id }) => id)).toEqual([two.id]);
+  expect(store.layerDirectories()).toHaveLength(1);
+});

@@ -1,0 +1,340 @@
+import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "bun:test";
+import { execFileSync } from "node:child_process";
+import { generateKeyPairSync, type KeyObject, sign } from "node:crypto";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { openTestStore, type TestStore } from "../fixtures/image-store.ts";
+import {
+  type Pushed,
+  pushBlob,
+  pushImage,
+  pushIndex,
+  type Registry,
+  sha256,
+  startRegistry,
+} from "../fixtures/registry.ts";
+import { type RegistryProxy, startProxy } from "../fixtures/registry-proxy.ts";
+
+let registry: Registry;
+let proxy: RegistryProxy;
+let gpgHome: string;
+let store: TestStore;
+let pushed: Pushed;
+const gpg = (input: Buffer | string, ...argv: string[]) =>
+  execFileSync("gpg", ["--homedir", gpgHome, "--batch", "--no-tty", "-q", ...argv], {
+    input,
+    stdio: ["pipe", "pipe", "ignore"],
+  });
+
+beforeAll(async () => {
+  registry = await startRegistry();
+  pushed = await pushImage(registry, "team/app:1", { layers: [[{ name: "a", data: "a" }]] });
+  gpgHome = mkdtempSync(join(tmpdir(), "crib-gpg-"));
+  for (const [user, expires] of [
+    ["good@x", "0"],
+    ["other@x", "0"],
+    ["short@x", "seconds=1"],
+  ]) {
+    gpg("", "--passphrase", "", "--quick-gen-key", user ?? "", "ed25519", "sign", expires ?? "");
+  }
+});
+afterAll(async () => {
+  await registry.stop();
+  execFileSync("gpgconf", ["--homedir", gpgHome, "--kill", "all"]);
+  rmSync(gpgHome, { recursive: true });
+});
+beforeEach(async () => {
+  proxy = startProxy(registry.host);
+  store = await openTestStore();
+});
+afterEach(async () => {
+  await proxy.stop();
+  store.close();
+});
+
+const path = (name: string) => join(store.directory, name);
+const name = () => `${proxy.host}/team/app:1`;
+const policy = (requirement: unknown, file = "policy.json") => {
+  mkdirSync(path("policies"), { recursive: true });
+  const docker = { [`${proxy.host}/team`]: [requirement] };
+  writeFileSync(
+    path(file),
+    JSON.stringify({ default: [{ type: "reject" }], transports: { docker } }),
+  );
+};
+const registriesD = (section: string) => {
+  mkdirSync(path("registries.d"), { recursive: true });
+  writeFileSync(path("registries.d/a.yaml"), `default-docker:\n  ${section}\n`);
+};
+const blobs = () =>
+  proxy.requests.filter((line) => pushed.layers.some((l) => line.includes(l.digest)));
+
+function claim(type: string, digest: string, reference: string): Buffer {
+  return Buffer.from(
+    JSON.stringify({
+      critical: {
+        type,
+        image: { "docker-manifest-digest": digest },
+        identity: { "docker-reference": reference },
+      },
+      optional: {},
+    }),
+  );
+}
+
+/** Expects a refusal that the kubelet knows, before any layer, with nothing left. */
+async function expectRefused(why: string, pull = store.images.pull(name())): Promise<void> {
+  const error = await pull.catch((thrown: Error) => thrown);
+  expect(error).toMatchObject({ code: "PermissionDenied" });
+  expect(String(error)).toStartWith("CribError: SignatureValidationFailed: ");
+  expect(String(error)).toContain(why);
+  expect(blobs()).toEqual([]);
+  expect(store.layerDirectories()).toEqual([]);
+}
+
+test("what the policy rejects is not even asked for", async () => {
+  policy({ type: "insecureAcceptAnything" });
+  expect((await store.images.pull(name())).id).toBe(pushed.id);
+  await store.images.remove(name());
+  proxy.requests.length = 0;
+  policy({ type: "reject" });
+  await expectRefused("it is rejected");
+  expect(proxy.requests).toEqual([]);
+});
+
+test("a broken or missing policy lets nothing through", async () => {
+  writeFileSync(path("policy.json"), "{");
+  await expect(store.images.pull(name())).rejects.toMatchObject({ code: "FailedPrecondition" });
+  rmSync(path("policy.json"));
+  await expect(store.images.pull(name())).rejects.toMatchObject({ code: "FailedPrecondition" });
+});
+
+/** Puts signature-1, -2, … into the lookaside directory. */
+function lookaside(digest: string, signatures: readonly Uint8Array[]): void {
+  const directory = path(`sigs/team/app@${digest.replace(":", "=")}`);
+  mkdirSync(directory, { recursive: true });
+  signatures.forEach((bytes, index) => {
+    writeFileSync(join(directory, `signature-${index + 1}`), bytes);
+  });
+}
+const SIMPLE = "atomic container signature";
+const gpgSign = (user: string, payload: Buffer) => gpg(payload, "-u", user, "--sign", "-o", "-");
+const signedBy = (more: Record<string, unknown> = {}) => {
+  writeFileSync(path("good.gpg"), gpg("", "--export", "good@x"));
+  return { type: "signedBy", keyType: "GPGKeys", keyPath: path("good.gpg"), ...more };
+};
+
+test("signedBy accepts an image that a key of the ring has signed under its name", async () => {
+  registriesD(`lookaside: file://${store.directory}/sigs`);
+  policy(signedBy());
+  await expectRefused("it has no signature");
+  lookaside(pushed.digest, [gpgSign("other@x", claim(SIMPLE, pushed.digest, name()))]);
+  await expectRefused("another key");
+  lookaside(pushed.digest, [gpgSign("good@x", claim(SIMPLE, sha256(Buffer.from("x")), name()))]);
+  await expectRefused("it is for sha256");
+  lookaside(pushed.digest, [gpgSign("good@x", claim(SIMPLE, pushed.digest, `${name()}0`))]);
+  await expectRefused("/team/app:10");
+  lookaside(pushed.digest, [
+    gpgSign("other@x", claim(SIMPLE, pushed.digest, name())),
+    gpgSign("good@x", claim(SIMPLE, pushed.digest, name())),
+  ]);
+  expect((await store.images.pull(name())).id).toBe(pushed.id);
+});
+
+test("keys in ASCII and in the policy itself count; several requirements must all be met", async () => {
+  registriesD(`lookaside: file://${store.directory}/sigs`);
+  lookaside(pushed.digest, [gpgSign("good@x", claim(SIMPLE, pushed.digest, name()))]);
+  const armored = gpg("", "--armor", "--export", "good@x");
+  policy(signedBy({ keyPath: undefined, keyData: armored.toString("base64") }));
+  expect((await store.images.pull(name())).id).toBe(pushed.id);
+  await store.images.remove(name());
+  proxy.requests.length = 0;
+  const other = gpg("", "--export", "other@x").toString("base64");
+  const scope = `${proxy.host}/team`;
+  const both = [signedBy(), signedBy({ keyPath: undefined, keyData: other })];
+  const text = { default: [{ type: "reject" }], transports: { docker: { [scope]: both } } };
+  writeFileSync(path("policy.json"), JSON.stringify(text));
+  await expectRefused("another key");
+});
+
+test("what is not one good, living signature over the payload is none", async () => {
+  registriesD(`lookaside: file://${store.directory}/sigs`);
+  policy(signedBy());
+  const payload = claim(SIMPLE, pushed.digest, name());
+  const good = gpgSign("good@x", payload);
+  const changed = Buffer.from(good);
+  changed.writeUInt8(changed.readUInt8(changed.length - 5) ^ 1, changed.length - 5);
+  for (const bytes of [
+    Buffer.from("junk"),
+    payload,
+    gpg(payload, "--store", "-o", "-"),
+    gpg(payload, "-u", "good@x", "--detach-sign", "-o", "-"),
+    gpg(payload, "-u", "good@x", "-u", "other@x", "--sign", "-o", "-"),
+    changed,
+    Buffer.concat([gpg(claim(SIMPLE, pushed.digest, name()), "--store", "-o", "-"), good]),
+    good.subarray(0, good.length - 20),
+  ]) {
+    lookaside(pushed.digest, [bytes]);
+    await expectRefused("no signature is accepted");
+  }
+});
+
+test("a signature by an expired key is refused", async () => {
+  registriesD(`lookaside: file://${store.directory}/sigs`);
+  const time = `${new Date().getFullYear() - 1}0101T000000`;
+  gpg(
+    "",
+    "--faked-system-time",
+    `${time}!`,
+    "--passphrase",
+    "",
+    "--quick-gen-key",
+    "past@x",
+    "ed25519",
+    "sign",
+    "1m",
+  );
+  const payload = claim(SIMPLE, pushed.digest, name());
+  const bytes = gpg(
+    payload,
+    "--faked-system-time",
+    `${time}!`,
+    "-u",
+    "past@x",
+    "--sign",
+    "-o",
+    "-",
+  );
+  lookaside(pushed.digest, [bytes]);
+  const keyData = gpg("", "--export", "past@x").toString("base64");
+  policy(signedBy({ keyPath: undefined, keyData }));
+  await expectRefused("expired");
+});
+
+test("skopeo's signature is accepted, from a lookaside server", async () => {
+  const fingerprint = gpg("", "--with-colons", "--list-keys", "good@x")
+    .toString()
+    .match(/fpr:+(\w+)/)?.[1];
+  const answer = await fetch(`http://${registry.host}/v2/team/app/manifests/1`, {
+    headers: { Accept: pushed.mediaType },
+  });
+  writeFileSync(path("manifest"), new Uint8Array(await answer.arrayBuffer()));
+  execFileSync(
+    "skopeo",
+    ["standalone-sign", "-o", path("signature"), path("manifest"), name(), fingerprint ?? ""],
+    { env: { ...process.env, GNUPGHOME: gpgHome }, stdio: "ignore" },
+  );
+  const signature = readFileSync(path("signature"));
+  const server = startProxy();
+  const wanted = `/base/team/app@${pushed.digest.replace(":", "=")}/signature-1`;
+  server.intercept = (_, url) =>
+    decodeURIComponent(url.pathname) === wanted ? new Response(signature) : undefined;
+  try {
+    registriesD(`lookaside: http://${server.host}/base`);
+    policy(signedBy());
+    expect((await store.images.pull(name())).id).toBe(pushed.id);
+    expect(server.requests).toHaveLength(2);
+  } finally {
+    await server.stop();
+  }
+});
+
+const COSIGN = "cosign container image signature";
+
+/** Does what `cosign sign` does: the tag sha256-HEX.sig. */
+async function cosign(digest: string, key: KeyObject, payloads: readonly Buffer[]): Promise<void> {
+  const layers: unknown[] = [];
+  for (const payload of payloads) {
+    const algorithm = key.asymmetricKeyType === "ed25519" ? null : "sha256";
+    layers.push({
+      mediaType: "application/vnd.dev.cosign.simplesigning.v1+json",
+      ...(await pushBlob(registry, "team/app", payload)),
+      annotations: {
+        "dev.cosignproject.cosign/signature": sign(algorithm, payload, key).toString("base64"),
+      },
+    });
+  }
+  await pushImage(registry, `team/app:${digest.replace(":", "-")}.sig`, {
+    layers: [],
+    alterManifest: (manifest) => {
+      manifest.layers = layers;
+    },
+  });
+}
+const pem = (key: KeyObject) => Buffer.from(key.export({ type: "spki", format: "pem" }));
+const sigstore = (key: KeyObject, type = "matchRepository") => ({
+  type: "sigstoreSigned",
+  keyData: pem(key).toString("base64"),
+  signedIdentity: { type },
+});
+
+test.each([
+  ["P-256", () => generateKeyPairSync("ec", { namedCurve: "P-256" })],
+  ["RSA", () => generateKeyPairSync("rsa", { modulusLength: 2048 })],
+  ["Ed25519", () => generateKeyPairSync("ed25519")],
+])("sigstoreSigned accepts what a %s key has signed, and nothing else", async (_, generate) => {
+  const { publicKey, privateKey } = generate();
+  const image = await pushImage(registry, "team/app:2", {
+    layers: [[{ name: "k", data: String(Math.random()) }]],
+  });
+  const two = `${proxy.host}/team/app:2`;
+  policy(sigstore(publicKey));
+  const repository = `${proxy.host}/team/app`;
+  await cosign(image.digest, privateKey, [claim(COSIGN, image.digest, repository)]);
+  await expectRefused("it has no signature", store.images.pull(two));
+  registriesD("use-sigstore-attachments: true");
+  expect((await store.images.pull(two)).id).toBe(image.id);
+  await store.images.remove(two);
+  policy(sigstore(publicKey, "matchExact"));
+  await expectRefused("it is for", store.images.pull(two));
+  policy(sigstore(generate().publicKey));
+  await expectRefused("another key", store.images.pull(two));
+  policy(sigstore(publicKey));
+  await cosign(image.digest, privateKey, [claim(COSIGN, pushed.digest, repository)]);
+  await expectRefused(`it is for ${pushed.digest}`, store.images.pull(two));
+  await cosign(image.digest, privateKey, [claim(SIMPLE, image.digest, repository)]);
+  await expectRefused("payload", store.images.pull(two));
+});
+
+test("a signature of the index, or of the image below it, is enough", async () => {
+  const { publicKey, privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+  registriesD("use-sigstore-attachments: true");
+  policy(sigstore(publicKey));
+  for (const which of ["index", "image"]) {
+    const image = await pushImage(registry, `team/app:${which}`, {
+      layers: [[{ name: "w", data: which }]],
+    });
+    const { digest, size, mediaType } = image;
+    const index = await pushIndex(registry, `team/app:${which}`, [{ digest, size, mediaType }]);
+    await expectRefused("no signature", store.images.pull(`${proxy.host}/team/app:${which}`));
+    const signed = which === "index" ? index.digest : digest;
+    await cosign(signed, privateKey, [claim(COSIGN, signed, `${proxy.host}/team/app`)]);
+    const pulled = await store.images.pull(`${proxy.host}/team/app:${which}`);
+    expect(pulled.id).toBe(image.id);
+    await store.images.remove(pulled.id);
+  }
+});
+
+test("a namespace's policy holds at the pull, and again for an image that is there", async () => {
+  const { publicKey, privateKey } = generateKeyPairSync("ec", { namedCurve: "P-256" });
+  registriesD("use-sigstore-attachments: true");
+  policy({ type: "insecureAcceptAnything" });
+  policy({ type: "reject" }, "policies/closed.json");
+  policy(sigstore(publicKey), "policies/strict.json");
+  await expectRefused("it is rejected", store.images.pull(name(), { namespace: "closed" }));
+  const image = await store.images.pull(name(), { namespace: "open" });
+  await store.images.verify(image, name(), "open");
+  for (const text of [name(), "", image.id, image.repoDigests[0] ?? ""]) {
+    await expect(store.images.verify(image, text, "closed")).rejects.toThrow("Signature");
+    await expect(store.images.verify(image, text, "strict")).rejects.toThrow("no signature");
+  }
+  await cosign(pushed.digest, privateKey, [claim(COSIGN, pushed.digest, `${proxy.host}/team/app`)]);
+  const again = await store.images.pull(name(), { namespace: "strict" });
+  expect(again.id).toBe(image.id);
+  // From what was kept: also by a daemon that was started again, with the registry gone.
+  const reopened = await store.reopen();
+  await proxy.stop();
+  for (const text of [name(), "", image.id]) await reopened.verify(again, text, "strict");
+  await expect(reopened.verify(again, "elsewhere.io/app:1", "strict")).rejects.toThrow("rejected");
+});
