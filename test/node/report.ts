@@ -3,6 +3,7 @@ export class Report {
   readonly #print: (line: string) => void;
   /** What the current case printed, so far. */
   #said: string[] = [];
+  #over = false;
   #ended = new Map<string, number>();
 
   constructor(print: (line: string) => void) {
@@ -25,6 +26,9 @@ export class Report {
   }
 
   #testLine(line: string): void {
+    // From here on it repeats itself.
+    if (/^\d+ tests? failed:$/.test(line)) this.#over = true;
+    if (this.#over) return;
     const [, verdict, name = "", ms] =
       /^\((pass|fail|skip|todo)\) (.*?)(?: \[([\d.]+)ms\])?$/.exec(line) ?? [];
     if (verdict === undefined) {
@@ -34,11 +38,14 @@ export class Report {
     const sign = { pass: "✓", fail: "✗" }[verdict] ?? "-";
     const seconds = ms === undefined ? "" : `  ${(Number(ms) / 1000).toFixed(1)} s`;
     this.#print(`  ${sign} ${name}${seconds}`);
-    if (verdict === "fail") for (const it of this.#said) this.#print(`      ${it}`);
+    for (const it of this.#said) {
+      if (verdict === "fail" || it.startsWith("note: ")) this.#print(`      ${it}`);
+    }
     this.#said = [];
   }
 
   #startFile(name: string): void {
+    this.#over = false;
     this.#said = [];
     this.#print(`\n${name}`);
   }
