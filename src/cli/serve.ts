@@ -68,10 +68,11 @@ export async function serve(options: ServeOptions): Promise<void> {
   const endWatchdog = feedWatchdog(notifier, (deadlineMs) =>
     selfCheck(config.crib.socket, deadlineMs),
   );
-  whenIdle(core);
+  const endIdle = whenIdle(core);
   void tendImages(core, recovered);
   await untilSignal();
   endWatchdog();
+  endIdle();
   await tell(notifier, "STOPPING=1");
   await shutdown(core, server);
   stopCadvisor();
@@ -92,11 +93,12 @@ async function selfCheck(socket: string, deadlineMs: number): Promise<void> {
 }
 
 /** What can wait until the first callers have their answers. */
-function whenIdle(core: Core): void {
+function whenIdle(core: Core): () => void {
   // Tried out before the first pod asks, if it gives us that long.
-  setTimeout(() => void core.handlers.list(), 200).unref();
+  const probe = setTimeout(() => void core.handlers.list(), 200).unref();
   // Starting up takes memory that running does not: give it back now, not at some later collection.
   setTimeout(() => Bun.gc(true), 400).unref();
+  return () => clearTimeout(probe);
 }
 
 /** After recovery: a node that was started again has its pods first. */
@@ -177,4 +179,5 @@ async function shutdown(core: Core, server: Http2Server): Promise<void> {
   if (!(await core.operations.idle(SHUTDOWN_MS))) {
     log().warn({ operations: core.operations.list() }, "ending with operations unfinished");
   }
+  await core.handlers.settled();
 }

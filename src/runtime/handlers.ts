@@ -70,6 +70,11 @@ export class Handlers {
     return runtime;
   }
 
+  /** Resolves when no runtime is being tried out: a daemon that ends must not leave its container. */
+  async settled(): Promise<void> {
+    await Promise.all([...this.#probes.values()].map(({ result }) => result));
+  }
+
   /** The runtime of a handler, working or not; undefined: there is none of that name. */
   find(name: string): OciRuntime | undefined {
     return this.#runtimes.get(name);
