@@ -48,7 +48,7 @@ export type StoredAuth =
     };
 
 /** The key that Docker uses for Docker Hub. */
-export const HUB_SERVER_URL = "https://index.docker.io/v1/";
+const HUB_SERVER_URL = "https://index.docker.io/v1/";
 const HUB = new Set(["docker.io", "index.docker.io", "registry-1.docker.io"]);
 
 /** All names of Docker Hub as one. */

@@ -61,7 +61,7 @@ function showValue(value: unknown): string {
 }
 
 /** Writes a key path as TOML does: `runtime.default_sysctls."net.ipv4.ip_forward"`. */
-export function formatKeys(keys: string[]): string {
+function formatKeys(keys: string[]): string {
   return keys.map((key) => (/^[A-Za-z0-9_-]+$/.test(key) ? key : JSON.stringify(key))).join(".");
 }
 
@@ -118,7 +118,7 @@ function editDistance(a: string, b: string): number {
  * in a form that this search does not see (inside an inline table or an array). The TOML parser keeps no
  * positions, so this reads the headers and the keys at the start of each line again.
  */
-export function lineOf(text: string, keys: string[]): number | undefined {
+function lineOf(text: string, keys: string[]): number | undefined {
   let table: string[] = [];
   let best: { line: number; depth: number } | undefined;
   for (const [index, line] of text.split("\n").entries()) {

@@ -66,7 +66,7 @@ function whyNot({ words, exitCode }: { words: string[]; exitCode: number }): str
 }
 
 /** Public keys come as they are, or in ASCII (RFC 4880, section 6.2), which gpgv does not read. */
-export function dearmor(bytes: Uint8Array): Buffer {
+function dearmor(bytes: Uint8Array): Buffer {
   const text = Buffer.from(bytes).toString("latin1");
   const blocks = [
     ...text.matchAll(

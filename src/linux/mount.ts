@@ -63,11 +63,6 @@ export function mount({ source, target, type, flags = 0, data }: MountOptions): 
   );
 }
 
-/** Bind mounts `source` on `target`, with the mounts below it when `recursive`. */
-export function bindMount(source: string, target: string, recursive = false): void {
-  mount({ source, target, flags: MountFlag.bind | (recursive ? MountFlag.recursive : 0) });
-}
-
 /**
  * umount2(2), never following a symlink at `target`. A target that is no mount point or does not
  * exist is no error: returns whether something was unmounted. `detach` is MNT_DETACH, the lazy form.

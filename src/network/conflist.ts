@@ -6,7 +6,7 @@
 import * as v from "valibot";
 
 /** The CNI versions that Crib speaks, oldest first. Older ones have another form of result. */
-export const CNI_VERSIONS = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] as const;
+const CNI_VERSIONS = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"] as const;
 
 /** One plugin of a network, with all the keys that only the plugin knows. */
 const pluginSchema = v.looseObject({

@@ -73,7 +73,7 @@ async function stopContainers(core: Core, pod: PodRecord): Promise<void> {
  * Takes away what a pod is made of, except its row. Every step is idempotent and is tried even when
  * one before it fails; the first error is thrown at the end, so that the caller tries again.
  */
-export async function dismantle(core: Core, pod: PodRecord): Promise<void> {
+async function dismantle(core: Core, pod: PodRecord): Promise<void> {
   const errors: unknown[] = [];
   const attempt = async (what: string, step: () => Promise<void> | void) => {
     try {

@@ -72,8 +72,8 @@ test("kill -9 of the daemon leaves pods alone, three times", async () => {
   }
 });
 
-test("a container that ends while no daemon runs has its exit code afterwards", async () => {
-  const id = await run(crib, pod, { command: ["sh", "-c", "sleep 8; exit 5"] });
+/** Stops the daemon, waits until the container has ended, and starts the daemon again. */
+async function endsWithoutDaemon(id: string): Promise<void> {
   await crib.stop();
   await until("the scope's end", () => {
     const { stdout } = Bun.spawnSync(["systemctl", "is-active", `crio-${id}.scope`]);
@@ -81,6 +81,11 @@ test("a container that ends while no daemon runs has its exit code afterwards", 
   });
   sh("systemctl", "start", "crib");
   await crib.answers();
+}
+
+test("a container that ends while no daemon runs has its exit code afterwards", async () => {
+  const id = await run(crib, pod, { command: ["sh", "-c", "sleep 8; exit 5"] });
+  await endsWithoutDaemon(id);
   const status = await exited(crib, id);
   expect([status.exitCode, status.reason]).toEqual([5, "Error"]);
 });
@@ -91,13 +96,7 @@ test("a container that runs out of memory while no daemon runs is OOMKilled afte
     command: ["sh", "-c", "sleep 8; dd if=/dev/zero of=/dev/null bs=100M count=1"],
     resources: { memoryLimitInBytes: limit, memorySwapLimitInBytes: limit },
   });
-  await crib.stop();
-  await until("the scope's end", () => {
-    const { stdout } = Bun.spawnSync(["systemctl", "is-active", `crio-${id}.scope`]);
-    return stdout.toString().trim() !== "active";
-  });
-  sh("systemctl", "start", "crib");
-  await crib.answers();
+  await endsWithoutDaemon(id);
   const status = await exited(crib, id);
   expect([status.exitCode, status.reason]).toEqual([137, "OOMKilled"]);
 });
