@@ -12,6 +12,7 @@ import { addChain, delChain, requestConfig, retryLater } from "./chain.ts";
 import { ConfDir } from "./conf-dir.ts";
 import { atLeast, type CniNetwork } from "./conflist.ts";
 import { Gate } from "./gate.ts";
+import { bootTimeMs, dropEmptyLeases, leaseDirectories, syncLeases } from "./leases.ts";
 import { Plugins } from "./plugin.ts";
 import { type NetworkStatus, Readies } from "./ready.ts";
 import { type AttachmentRecord, Records } from "./record.ts";
@@ -101,11 +102,13 @@ export class Network {
   }
 
   /**
-   * For the daemon's start: undoes the attachments of pods that are no more, then lets the plugins of a 1.1
-   * network drop what belongs to no valid pod. Failures are logged; their records stay for the next time.
+   * For the daemon's start: undoes the attachments of pods that are no more, frees addresses that a power cut
+   * has left without an owner, then lets the plugins of a 1.1 network drop what belongs to no valid pod.
+   * Failures are logged; their records stay for the next time.
    */
   async gc(validPodIds: Iterable<string>): Promise<void> {
     const valid = new Set(validPodIds);
+    const networks = await this.#knownNetworks();
     const stale = (await this.attachments()).filter((podId) => !valid.has(podId));
     await Promise.all(
       stale.map((podId) =>
@@ -115,9 +118,25 @@ export class Network {
       ),
     );
     await this.#gate.alone(async () => {
+      await dropLost(networks);
       const readiness = await this.#readies.current();
       if ("network" in readiness) await this.#collect(readiness.network);
     });
+  }
+
+  /** The network of now and those of all attachments. */
+  async #knownNetworks(): Promise<CniNetwork[]> {
+    const readiness = await this.#readies.current();
+    const networks = "network" in readiness ? [readiness.network] : [];
+    for (const podId of await this.attachments()) {
+      try {
+        const record = this.#records.read(podId);
+        if (record !== undefined) networks.push(record.network);
+      } catch {
+        // damaged: its DEL tells
+      }
+    }
+    return networks;
   }
 
   async #newRecord(pod: PodAttachment): Promise<AttachmentRecord> {
@@ -147,6 +166,7 @@ export class Network {
     try {
       const raw = await this.#addLocked(record);
       const result = readResult(raw, record);
+      await syncLeases(leaseDirectories(network), result.ips);
       await this.#records.write({ ...record, result: raw });
       this.#results.set(podId, result);
       return result;
@@ -191,6 +211,8 @@ export class Network {
       log().warn({ podId: record.podId }, "an earlier CNI ADD does not end; DEL all the same");
     }
     await delChain(this.#plugins, record);
+    // On disk before the record goes, or a power cut could bring back a lease that nobody knows of.
+    await syncLeases(leaseDirectories(record.network), []);
     await this.#records.remove(record.podId);
     this.#results.delete(record.podId);
   }
@@ -231,6 +253,16 @@ export class Network {
         log().warn({ error: messageOf(error) }, "CNI GC failed");
       }
     }
+  }
+}
+
+async function dropLost(networks: CniNetwork[]): Promise<void> {
+  try {
+    const directories = new Set(networks.flatMap(leaseDirectories));
+    const leases = await dropEmptyLeases([...directories], await bootTimeMs());
+    if (leases.length > 0) log().warn({ leases }, "dropped leases that a power cut has emptied");
+  } catch (error) {
+    log().warn({ error: messageOf(error) }, "leases that a power cut has emptied may stay");
   }
 }
 

@@ -7,6 +7,7 @@ import {
   mkdtempSync,
   readdirSync,
   rmSync,
+  utimesSync,
   writeFileSync,
 } from "node:fs";
 import { connect } from "node:net";
@@ -226,6 +227,29 @@ test("DEL frees the address of a pod whose namespace is gone, by another daemon 
   await later.gc([]);
   expect(leased()).toEqual([]);
   expect(await later.attachments()).toEqual([]);
+});
+
+test("a lease that a power cut has emptied is freed; a young one and those of others stay", async () => {
+  configure();
+  const pod = await newPod("cut");
+  const other = await newPod("other");
+  const [{ ips }, others] = [await network.add(pod), await network.add(other)];
+  const files = join(leases, "cribtest");
+  const longAgo = new Date("2001-01-01");
+  for (const [address, content, date] of [
+    [ips[0] ?? "", "", longAgo],
+    ["10.88.0.200", "", longAgo],
+    ["10.88.0.201", "", new Date()],
+    ["10.88.0.202", "somebody\r\neth0", longAgo],
+  ] as const) {
+    writeFileSync(join(files, address), content);
+    utimesSync(join(files, address), date, date);
+  }
+  await deleteNamespace(pod);
+  await open().gc([other.id]);
+  expect(leased().sort()).toEqual([others.ips[0] ?? "", "10.88.0.201", "10.88.0.202"].sort());
+  expect(existsSync(join(files, "lock"))).toBe(true);
+  expect(await network.attachments()).toEqual([other.id]);
 });
 
 describe("host ports", () => {
