@@ -1,6 +1,5 @@
 /** What this host can give to a container: capabilities, LSMs, hugepages, swap accounting, /dev. */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { readFile } from "node:fs/promises";
 import { readCapabilities } from "./capabilities.ts";
 
 /** Facts that do not change while the host is up. */
@@ -46,20 +45,6 @@ export function readHost(controllers: ReadonlyMap<string, string>): HostFacts {
 function openFilesMax(limits: string): number {
   const hard = /^Max open files\s+\S+\s+(\d+)/m.exec(limits)?.[1];
   return hard === undefined ? 1024 * 1024 : Number(hard);
-}
-
-/** Whether the kernel has an AppArmor profile of this name loaded; unknown counts as loaded. */
-export async function isAppArmorProfileLoaded(
-  name: string,
-  listFile = "/sys/kernel/security/apparmor/profiles",
-): Promise<boolean> {
-  let list: string;
-  try {
-    list = await readFile(listFile, "utf8");
-  } catch {
-    return true; // securityfs is not mounted: the OCI runtime will find out.
-  }
-  return list.split("\n").some((line) => line.replace(/ \([a-z]+\)$/, "") === name);
 }
 
 /** Page sizes in the words of the hugetlb controller's file names. */

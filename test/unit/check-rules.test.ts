@@ -24,6 +24,7 @@ const kernel: KernelFacts = {
   swapAccounting: true,
   swapOn: false,
   apparmor: true,
+  hasAppArmorParser: true,
   selinux: "off",
   rootIsShared: true,
 };
@@ -237,6 +238,14 @@ const kernelCases: Case[] = [
     /enforcing/,
     /setenforce/,
   ],
+  [
+    "AppArmor without its parser",
+    onKernel({ hasAppArmorParser: false }),
+    "warn",
+    "security modules",
+    /without apparmor_parser/,
+    /install apparmor/,
+  ],
 ];
 
 const root = (changes: Partial<Place>) => onPlaces({ root: { ...disk, ...changes } });
@@ -438,7 +447,7 @@ describe("what is fine in another way stays green", () => {
     ["no count of inodes (btrfs)", root({ type: "btrfs", inodes: 0, freeInodes: 0 })],
     ["a /run without exec, as Debian's", state({ options: ["rw", "noexec"] })],
     ["xfs", root({ type: "xfs" })],
-    ["no LSM", onKernel({ apparmor: false })],
+    ["no LSM", onKernel({ apparmor: false, hasAppArmorParser: false })],
     ["SELinux permissive", onKernel({ selinux: "permissive" })],
     [
       "nft and no portmap",

@@ -9,7 +9,8 @@ import {
   SELinuxOptionSchema,
   SecurityProfileSchema,
 } from "../../src/gen/runtime/v1/security_pb.ts";
-import { hugepageSizeName, isAppArmorProfileLoaded, readHost } from "../../src/linux/host.ts";
+import { isAppArmorProfileLoaded } from "../../src/linux/apparmor.ts";
+import { hugepageSizeName, readHost } from "../../src/linux/host.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "crib-spec-lsm-"));
 afterAll(() => rmSync(directory, { recursive: true }));
@@ -20,6 +21,8 @@ const localhost = create(SecurityProfileSchema, {
   localhostRef: "loaded",
 });
 const runtimeDefault = create(SecurityProfileSchema, {});
+const asked = { ...on, profile: runtimeDefault };
+const noParser = () => Promise.resolve(undefined);
 const unconfined = create(SecurityProfileSchema, { profileType: ProfileType.Unconfined });
 
 function build(change: Partial<AppArmorRequest>): Promise<string | undefined> {
@@ -31,13 +34,20 @@ function build(change: Partial<AppArmorRequest>): Promise<string | undefined> {
     host: { apparmor: false },
     runtime: { apparmor: true },
     isLoaded: (name) => Promise.resolve(name === "loaded"),
+    loadDefault: () => Promise.resolve("crib-default"),
     ...change,
   });
 }
 
 describe("AppArmor", () => {
   test.each<[string, Partial<AppArmorRequest>, string | undefined]>([
-    ["nothing given", on, undefined],
+    ["nothing given where it is off", {}, undefined],
+    ["nothing given", on, "crib-default"],
+    ["nothing given, privileged", { ...on, privileged: true }, undefined],
+    ["nothing given, without a parser", { ...on, loadDefault: noParser }, undefined],
+    ["nothing given, a runtime without it", { ...on, runtime: { apparmor: false } }, undefined],
+    ["the runtime's default", { ...on, profile: runtimeDefault }, "crib-default"],
+    ["the runtime's default, privileged", { ...asked, privileged: true }, undefined],
     ["unconfined", { ...on, profile: unconfined }, undefined],
     ["unconfined where it is off", { profile: unconfined }, undefined],
     ["the runtime's default where it is off", { profile: runtimeDefault }, undefined],
@@ -69,10 +79,22 @@ describe("AppArmor", () => {
       "no AppArmor support",
     ],
     [
-      "the runtime's default where it is on",
-      { ...on, profile: runtimeDefault },
-      "Unimplemented",
-      "no default AppArmor profile yet",
+      "the runtime's default without a parser",
+      { ...asked, loadDefault: noParser },
+      "FailedPrecondition",
+      '"RuntimeDefault": this host has no apparmor_parser to load it: install the package apparmor',
+    ],
+    [
+      "the runtime's default that cannot be loaded",
+      { ...asked, loadDefault: () => Promise.reject(new Error("parser: line 3")) },
+      "FailedPrecondition",
+      "Crib's AppArmor profile cannot be loaded: parser: line 3",
+    ],
+    [
+      "the runtime's default with a runtime without it",
+      { ...asked, runtime: { apparmor: false } },
+      "FailedPrecondition",
+      "no AppArmor support",
     ],
     [
       "an old field of other form",

@@ -4,6 +4,7 @@ import { release } from "node:os";
 import { dirname } from "node:path";
 import type { Config } from "../../config/config.ts";
 import { messageOf } from "../../error.ts";
+import { hasAppArmorParser } from "../../linux/apparmor.ts";
 import { detectCgroups } from "../../linux/cgroup.ts";
 import { readHost } from "../../linux/host.ts";
 import { type KernelFacts, type ModuleState, SYSCTLS } from "./kernel.ts";
@@ -31,6 +32,7 @@ export function readKernel(): KernelFacts {
     swapAccounting: host.swapAccounting,
     swapOn: text("/proc/swaps").trim().split("\n").length > 1,
     apparmor: host.apparmor,
+    hasAppArmorParser: hasAppArmorParser(),
     selinux: selinux(),
     rootIsShared: mountOf("/")?.shared ?? false,
   };

@@ -20,6 +20,7 @@ export interface KernelFacts {
   /** Some swap space is in use. */
   swapOn: boolean;
   apparmor: boolean;
+  hasAppArmorParser: boolean;
   selinux: "off" | "permissive" | "enforcing";
   /** Whether mounts below "/" reach other mount namespaces. */
   rootIsShared: boolean;
@@ -224,10 +225,14 @@ function swap({ swapAccounting, swapOn }: KernelFacts): Finding {
   return warn("swap", "off; cgroups do not limit it", "boot with swapaccount=1 if you will use it");
 }
 
-function securityModules({ apparmor, selinux }: KernelFacts): Finding {
+function securityModules({ apparmor, hasAppArmorParser, selinux }: KernelFacts): Finding {
   if (selinux === "enforcing") {
     const message = "SELinux is enforcing, and Crib sets no labels yet: containers may be denied";
     return warn("security modules", message, "setenforce 0, or a node without SELinux");
+  }
+  if (apparmor && !hasAppArmorParser) {
+    const message = "AppArmor is on without apparmor_parser: containers get no default profile";
+    return warn("security modules", message, "apt-get install apparmor");
   }
   const on = [apparmor ? "AppArmor" : "", selinux === "permissive" ? "SELinux (permissive)" : ""];
   return ok("security modules", on.filter(Boolean).join(", ") || "none");

@@ -1,9 +1,11 @@
+import { messageOf } from "../../error.ts";
 import {
   SecurityProfile_ProfileType as ProfileType,
   type SELinuxOption,
   type SecurityProfile,
 } from "../../gen/runtime/v1/security_pb.ts";
-import { isAppArmorProfileLoaded } from "../../linux/host.ts";
+import { isAppArmorProfileLoaded } from "../../linux/apparmor.ts";
+import { defaultAppArmorProfile } from "../apparmor-default.ts";
 import { impossible, invalid, unsupported } from "./refuse.ts";
 
 /** A security profile as either of CRI's two fields may say it. */
@@ -64,11 +66,12 @@ export interface AppArmorRequest {
   host: { apparmor: boolean };
   runtime: { apparmor: boolean };
   isLoaded?: (name: string) => Promise<boolean>;
+  loadDefault?: () => Promise<string | undefined>;
 }
 
 /**
- * `process.apparmorProfile`, or undefined for none. Crib ships no profile of its own yet, so
- * RuntimeDefault is refused where AppArmor is on, and is nothing where it is off, as with the peers.
+ * `process.apparmorProfile`, or undefined for none. A container that asks for nothing gets the default
+ * profile too, unless it is privileged, as with the peers; where AppArmor is off both get none.
  */
 export async function buildAppArmor(request: AppArmorRequest): Promise<string | undefined> {
   const field = `${request.field}.apparmor`;
@@ -78,20 +81,41 @@ export async function buildAppArmor(request: AppArmorRequest): Promise<string | 
     field,
     `${request.field}.apparmor_profile`,
   );
-  if (choice === undefined || choice.type === "Unconfined") return undefined;
-  if (choice.type === "RuntimeDefault") {
-    if (!request.host.apparmor || request.privileged) return undefined;
-    throw unsupported(field, choice.type, "Crib has no default AppArmor profile yet");
-  }
+  if (choice?.type === "Unconfined") return undefined;
+  if (choice?.type !== "Localhost") return buildDefault(request, field, choice !== undefined);
   if (!request.host.apparmor) throw impossible(field, choice.ref, "AppArmor is off on this host");
-  if (!request.runtime.apparmor) {
-    throw impossible(field, choice.ref, "this OCI runtime has no AppArmor support");
-  }
+  if (!request.runtime.apparmor) throw impossible(field, choice.ref, NO_SUPPORT);
   const isLoaded = request.isLoaded ?? isAppArmorProfileLoaded;
   if (!(await isLoaded(choice.ref))) {
     throw impossible(field, choice.ref, "this AppArmor profile is not loaded on this host");
   }
   return choice.ref;
+}
+
+const NO_SUPPORT = "this OCI runtime has no AppArmor support";
+
+/** Who asks for the default profile gets it or an error; who asks for nothing gets it where there is one. */
+async function buildDefault(
+  request: AppArmorRequest,
+  field: string,
+  isAsked: boolean,
+): Promise<string | undefined> {
+  if (!request.host.apparmor || request.privileged) return undefined;
+  const refuse = (reason: string) => impossible(field, "RuntimeDefault", reason);
+  if (!request.runtime.apparmor) {
+    if (isAsked) throw refuse(NO_SUPPORT);
+    return undefined;
+  }
+  let name: string | undefined;
+  try {
+    name = await (request.loadDefault ?? defaultAppArmorProfile)();
+  } catch (error) {
+    throw refuse(`Crib's AppArmor profile cannot be loaded: ${messageOf(error)}`);
+  }
+  if (name === undefined && isAsked) {
+    throw refuse("this host has no apparmor_parser to load it: install the package apparmor");
+  }
+  return name;
 }
 
 /** SELinux labels: nothing where SELinux is off (with a warning), not yet where it is on. */
