@@ -25,6 +25,7 @@ import { hostnameOf } from "./hostname.ts";
 import { containerPaths, logPathOf, podPaths } from "./paths.ts";
 import { placementOf } from "./placement.ts";
 import { discardById, removeContainer } from "./remove.ts";
+import { inState } from "./room.ts";
 import { stopSignal } from "./spec/signal.ts";
 
 /**
@@ -173,7 +174,7 @@ async function build(core: Core, made: Build): Promise<void> {
 
   operation.stage("config.json");
   const paths = containerPaths(core, record.id);
-  mkdirSync(paths.bundle, { recursive: true, mode: 0o700 });
+  await inState(core, () => mkdirSync(paths.bundle, { recursive: true, mode: 0o700 }));
   // Both look at paths that the client names: on a file system that does not answer they wait for ever.
   const limitMs = core.config.runtime.create_timeout_seconds * 1000;
   const what = `container ${record.config.metadata?.name}: its mounts and log directory`;
@@ -229,7 +230,7 @@ async function writeSpec(core: Core, { pod, record, image }: Build, rootfs: stri
   for (const warning of warnings) log().warn({ containerId: record.id }, warning);
   record.user = user;
   const { spec: path } = containerPaths(core, record.id);
-  writeFileSync(path, JSON.stringify(spec), { mode: 0o600 });
+  await inState(core, () => writeFileSync(path, JSON.stringify(spec), { mode: 0o600 }));
 }
 
 /** NamespaceMode TARGET: the PID namespace of a running container of the same pod (KEP-277). */

@@ -8,6 +8,8 @@ export interface HostFacts {
   capabilities: readonly string[];
   /** The lowest oom_score_adj that Crib may set. */
   oomScoreAdjMin: number;
+  /** Cgroup controllers that work. */
+  controllers: readonly string[];
   apparmor: boolean;
   selinux: boolean;
   /** Page sizes that cgroups can limit, as "2MB", "1GB". */
@@ -33,6 +35,7 @@ export function readHost(controllers: ReadonlyMap<string, string>): HostFacts {
     oomScoreAdjMin: capabilities.includes("SYS_RESOURCE")
       ? -1000
       : Number(readFileSync("/proc/self/oom_score_adj", "utf8")),
+    controllers: [...controllers.keys()],
     apparmor: readOr("/sys/module/apparmor/parameters/enabled", "N").startsWith("Y"),
     selinux: existsSync("/sys/fs/selinux/enforce"),
     hugepageSizes: controllers.has("hugetlb") ? hugepageSizes() : [],

@@ -16,8 +16,12 @@ const DEFAULT_PARENT: Record<CgroupDriver, string> = {
   cgroupfs: "/crib",
 };
 
-const REMEDY =
+export const SYSTEMD_REMEDY =
   'start systemd and D-Bus, or set runtime.cgroup_driver = "cgroupfs" and the kubelet\'s cgroupDriver to the same';
+
+/** Kubelets since 1.34 ask for the driver (RuntimeConfig); older ones are told by their configuration. */
+const oneDriver = (driver: CgroupDriver) =>
+  `set the kubelet's cgroupDriver to ${driver}, as runtime.cgroup_driver is, or change the latter`;
 
 /** Whether systemd is this host's service manager, by sd_booted(3). */
 export function systemdRunning(): boolean {
@@ -31,7 +35,8 @@ export function systemdRunning(): boolean {
 export function expandSlice(name: string): string {
   const refuse = (why: string) =>
     new CribError("InvalidArgument", `cgroup parent ${JSON.stringify(name)}: ${why}`);
-  if (!name.endsWith(".slice")) throw refuse("not a systemd slice (NAME.slice)");
+  if (!name.endsWith(".slice"))
+    throw refuse(`not a systemd slice (NAME.slice): ${oneDriver("systemd")}`);
   if (name === "-.slice") return "/";
   if (!/^[A-Za-z0-9:_.\\-]+$/.test(name)) throw refuse("a character that unit names may not hold");
   if (name.length > 255) throw refuse("longer than 255 characters");
@@ -81,7 +86,8 @@ export function placeCgroup(driver: CgroupDriver, parent: string, id: string): C
   if (wanted.endsWith(".slice")) {
     throw new CribError(
       "InvalidArgument",
-      `cgroup parent ${JSON.stringify(parent)}: a systemd slice, but runtime.cgroup_driver is cgroupfs`,
+      `cgroup parent ${JSON.stringify(parent)}: a systemd slice, but runtime.cgroup_driver is cgroupfs: ` +
+        oneDriver("cgroupfs"),
     );
   }
   const path = checkCgroupPath(`${checkCgroupPath(wanted)}/crio-${id}`);
@@ -136,7 +142,7 @@ async function call(what: string, argv: string[], deadlineMs: number, run: Run) 
   const result = await run(argv, { deadlineMs }).catch((error: unknown) => {
     throw new CribError(
       "FailedPrecondition",
-      `cgroup_driver systemd: ${what}: cannot run busctl: ${messageOf(error)}; ${REMEDY}`,
+      `cgroup_driver systemd: ${what}: cannot run busctl: ${messageOf(error)}; ${SYSTEMD_REMEDY}`,
       { cause: error },
     );
   });
@@ -183,7 +189,7 @@ export async function startScope(
     throw new CribError(
       "FailedPrecondition",
       `cgroup_driver systemd: ${options.unit} in ${options.slice}: ${result.stderr.trim()}` +
-        (systemdRunning() ? "" : `; systemd is not running here: ${REMEDY}`),
+        (systemdRunning() ? "" : `; systemd is not running here: ${SYSTEMD_REMEDY}`),
     );
   }
   await waitForMembers(host, options, end);

@@ -3,6 +3,7 @@ import type { Core } from "../container/core.ts";
 import { hostnameOf } from "../container/hostname.ts";
 import { podPaths } from "../container/paths.ts";
 import { placementOf } from "../container/placement.ts";
+import { inState } from "../container/room.ts";
 import { CribError } from "../error.ts";
 import {
   type PodSandboxConfig,
@@ -125,8 +126,10 @@ async function build(core: Core, pod: PodRecord, operation: Operation): Promise<
   const hostNetwork = pod.namespaces.net === undefined;
   const hostname = hostnameOf(config, hostNetwork);
   operation.stage("files");
-  writePodFiles(core, pod.id, config, hostname);
-  if (pod.namespaces.ipc !== undefined) mountShm(core, pod.id);
+  await inState(core, () => {
+    writePodFiles(core, pod.id, config, hostname);
+    if (pod.namespaces.ipc !== undefined) mountShm(core, pod.id);
+  });
 
   operation.stage("cgroup");
   const placement = placementOf(core, config, pod.id);
@@ -144,7 +147,7 @@ async function build(core: Core, pod: PodRecord, operation: Operation): Promise<
     cgroupFiles: placement.unit === undefined ? joinFiles(core.cgroups, pod.cgroup) : [],
     deadlineMs: core.config.monitor.start_timeout_seconds * 1000,
     // Debian and systemd mount /run noexec.
-    binary: monitorBinary(core.config.crib.state, core.config.crib.root),
+    binary: await inState(core, () => monitorBinary(core.config.crib.state, core.config.crib.root)),
   });
   watchMonitor(core, pod, monitor);
   if (placement.unit !== undefined) {

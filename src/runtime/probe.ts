@@ -3,6 +3,7 @@ import { existsSync } from "node:fs";
 import { mkdir, rm, writeFile } from "node:fs/promises";
 import { messageOf } from "../error.ts";
 import { runCommand } from "../linux/command.ts";
+import { SYSTEMD_REMEDY, systemdRunning } from "../linux/systemd.ts";
 import type { OciRuntime } from "./oci-runtime.ts";
 
 export interface ProbeOptions {
@@ -56,9 +57,9 @@ export async function probeRuntime(runtime: OciRuntime, options: ProbeOptions): 
     const result = await runCommand(argv, { deadlineMs: PROBE_DEADLINE_MS, outputLimitBytes: 0 });
     if (result.exitCode === 0) return "";
     const said = runtime.readLog(logFile) ?? `exit status ${result.exitCode}`;
-    return `${runtime.path} does not work on this host: ${
-      result.timedOut ? `no answer within ${PROBE_DEADLINE_MS / 1000} s` : said
-    }`;
+    const why = result.timedOut ? `no answer within ${PROBE_DEADLINE_MS / 1000} s` : said;
+    const remedy = options.systemdCgroup && !systemdRunning() ? `; ${SYSTEMD_REMEDY}` : "";
+    return `${runtime.path} does not work on this host: ${why}${remedy}`;
   } catch (error) {
     return `${runtime.path} cannot be run: ${messageOf(error)}`;
   } finally {

@@ -30,7 +30,7 @@ async function look(kubelet: Kubelet): Promise<Notes> {
 }
 
 export async function noteDown(kubelet: Kubelet): Promise<void> {
-  writeFileSync(notes, JSON.stringify(await look(kubelet)));
+  writeFileSync(notes, JSON.stringify(await look(kubelet)), { flush: true });
 }
 
 /** Declares what must hold after a boot. */

@@ -37,6 +37,19 @@ test("all limits become OCI resources", () => {
   expect(warnings).toEqual([]);
 });
 
+test.each<[string, Limits, string]>([
+  ["memory", { memoryLimitInBytes: 64n * MIB }, "memory_limit_in_bytes: 67108864"],
+  ["cpu", { cpuShares: 2n }, "cpu_shares: 2"],
+  ["cpu", { cpuQuota: 50_000n }, "cpu_quota: 50000"],
+  ["cpuset", { cpusetCpus: "0" }, 'cpuset_cpus: "0"'],
+])("a limit that needs the missing controller %s is refused", (name, limits, message) => {
+  const controllers = ableHost.controllers.filter((it) => it !== name);
+  expect(() => build(limits, { controllers })).toThrow(
+    `linux.resources.${message}: this host has no cgroup controller "${name}"`,
+  );
+  expect(JSON.stringify(build({}, { controllers }).resources)).toBe("{}");
+});
+
 describe("memory and swap", () => {
   const limit = 64n * MIB;
   const bytes = Number(limit);

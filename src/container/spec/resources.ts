@@ -5,7 +5,7 @@ import { impossible, invalid } from "./refuse.ts";
 
 type ResourceHost = Pick<
   SpecHost,
-  "cgroupVersion" | "hugepageSizes" | "oomScoreAdjMin" | "swapAccounting"
+  "cgroupVersion" | "controllers" | "hugepageSizes" | "oomScoreAdjMin" | "swapAccounting"
 >;
 type Limits = Omit<OciResources, "devices">;
 
@@ -27,7 +27,7 @@ export function buildResources(
   const warnings: string[] = [];
   const limits: Limits = {
     memory: memory(resources, host, warnings),
-    cpu: cpu(resources),
+    cpu: cpu(resources, host),
     hugepageLimits: hugepages(resources, host, warnings),
     unified: unified(resources, host),
   };
@@ -64,6 +64,7 @@ function memory(
       `is below the ${MEMORY_FLOOR_BYTES} bytes (12 MiB) that starting a container takes`,
     );
   }
+  if (limit > 0) needController(host, "memory", "memory_limit_in_bytes", limit);
   const result: OciResources["memory"] = limit === 0 ? {} : { limit };
   const swapInUnified = resources.unified["memory.swap.max"] !== undefined;
   if (swap === 0) {
@@ -75,6 +76,16 @@ function memory(
     else if (swap !== -1) refuseSwap(limit, swap, warnings);
   }
   return Object.keys(result).length === 0 ? undefined : result;
+}
+
+/** OCI runtimes say it in words of their own, or skip the limit (runc, rootless). */
+function needController(host: ResourceHost, name: string, field: string, value: unknown): void {
+  if (host.controllers.includes(name)) return;
+  throw impossible(
+    `linux.resources.${field}`,
+    value,
+    `this host has no cgroup controller "${name}": "crib check" tells how to get it`,
+  );
 }
 
 function checkSwap(limit: number, swap: number, swapInUnified: boolean): void {
@@ -99,7 +110,7 @@ function refuseSwap(limit: number, swap: number, warnings: string[]): void {
   warnings.push(`${field}: ${swap} has no effect: ${reason}`);
 }
 
-function cpu(resources: LinuxContainerResources): OciResources["cpu"] {
+function cpu(resources: LinuxContainerResources, host: ResourceHost): OciResources["cpu"] {
   const result: NonNullable<OciResources["cpu"]> = {};
   const shares = resources.cpuShares;
   if (shares !== 0n) result.shares = integer(shares, "cpu_shares", 2, 262_144);
@@ -110,8 +121,19 @@ function cpu(resources: LinuxContainerResources): OciResources["cpu"] {
   }
   const period = resources.cpuPeriod;
   if (period !== 0n) result.period = integer(period, "cpu_period", 1000, 1_000_000);
-  if (resources.cpusetCpus !== "") result.cpus = cpuSet(resources.cpusetCpus, "cpuset_cpus");
-  if (resources.cpusetMems !== "") result.mems = cpuSet(resources.cpusetMems, "cpuset_mems");
+  if (Object.keys(result).length > 0) {
+    const field = shares !== 0n ? "cpu_shares" : quota !== 0n ? "cpu_quota" : "cpu_period";
+    needController(host, "cpu", field, shares || quota || period);
+  }
+  for (const [field, key] of [
+    ["cpusetCpus", "cpus"],
+    ["cpusetMems", "mems"],
+  ] as const) {
+    if (resources[field] === "") continue;
+    const name = `cpuset_${key}`;
+    result[key] = cpuSet(resources[field], name);
+    needController(host, "cpuset", name, resources[field]);
+  }
   return Object.keys(result).length === 0 ? undefined : result;
 }
 
