@@ -186,6 +186,12 @@ export const configSchema = v.strictObject({
       integer(1, 64 * MIB),
       16 * MIB - 4096,
     ),
+    log_limit_bytes_per_second: key(
+      "Output of a container beyond this is dropped from its log, which says so and how much. 0 is no\n" +
+        "limit. A container keeps the limit that it was made with.",
+      integer(0, 2 ** 32 - 1),
+      0,
+    ),
     kill_timeout_seconds: key(
       "How long a container may take to vanish after SIGKILL before stopping it is an error.",
       seconds(1, 3600),

@@ -150,6 +150,7 @@ function newRecord(
     exitCode: 0,
     reason: "",
     message: "",
+    droppedLogBytes: 0n,
     unclaimed: false,
   };
 }
@@ -265,6 +266,7 @@ async function runCreate(
     env: Object.entries(childEnvironment()).map(([name, value]) => `${name}=${value}`),
     cwd: paths.bundle,
     logPath: record.logPath,
+    logBytesPerSecond: core.config.container.log_limit_bytes_per_second,
     stdin: record.config.stdin,
     stdinOnce: record.config.stdinOnce,
     pidFile: paths.pidFile,

@@ -17,12 +17,15 @@ export interface Ending {
   finishedAtNs: bigint;
   reason: string;
   message: string;
+  /** Bytes of output that are not in the log; absent where nobody counted. */
+  droppedLogBytes?: bigint;
 }
 
 /** CRI's reasons, which the kubelet shows: Completed, Error, OOMKilled. */
 export function endingOf(exit: ContainerExit): Ending {
   const reason = exit.oomKilled ? "OOMKilled" : exit.exitCode === 0 ? "Completed" : "Error";
-  return { exitCode: exit.exitCode, finishedAtNs: exit.finishedAtNs, reason, message: "" };
+  const { exitCode, finishedAtNs, droppedLogBytes } = exit;
+  return { exitCode, finishedAtNs, reason, message: "", droppedLogBytes };
 }
 
 /**
@@ -44,6 +47,10 @@ export function finish(core: Core, container: ContainerRecord, ending: Ending): 
     { containerId: container.id, exitCode: ending.exitCode, reason: ending.reason },
     "container exited",
   );
+  const droppedLogBytes = Number(container.droppedLogBytes);
+  if (droppedLogBytes > 0) {
+    log().warn({ containerId: container.id, droppedLogBytes }, "output is missing in its log");
+  }
   releaseLater(core, container);
 }
 

@@ -1,5 +1,6 @@
 import type { ServiceImpl } from "@connectrpc/connect";
 import { createContainer } from "../container/create.ts";
+import { droppedLogBytesOf } from "../container/dropped-log.ts";
 import { containerPaths } from "../container/paths.ts";
 import { removeContainer } from "../container/remove.ts";
 import { reopenContainerLog } from "../container/reopen-log.ts";
@@ -43,12 +44,14 @@ export function containerRpcs({ core }: CriContext) {
       return {};
     },
 
-    containerStatus({ containerId, verbose }) {
+    async containerStatus({ containerId, verbose }) {
       const container = requireContainer(core.store, requireId("container_id", containerId));
+      const droppedLogBytes = verbose ? await droppedLogBytesOf(core, container) : 0;
       return {
         status: toContainerStatus(core, container),
         info: infoOf(verbose, () => ({
           sandboxID: container.podId,
+          droppedLogBytes,
           pid: container.pid,
           cgroup: container.cgroup,
           bundle: containerPaths(core, container.id).bundle,

@@ -159,6 +159,7 @@ export function encodeCreate(request: number, r: CreateRequest, drainMs: number)
     .u32("drainMs", drainMs)
     .list("argv", r.argv)
     .list("env", r.env)
+    .u32("logBytesPerSecond", r.logBytesPerSecond)
     .frame(Request.create, request);
 }
 
@@ -282,7 +283,10 @@ export function decodeRecord(payload: Uint8Array): ContainerRecord {
     finishedAtNs: reader.u64(),
     droppedLogBytes: reader.u64(),
   };
-  return state === STATE_EXITED ? { ...record, exit } : record;
+  const { droppedLogBytes } = exit;
+  return state === STATE_EXITED
+    ? { ...record, droppedLogBytes, exit }
+    : { ...record, droppedLogBytes };
 }
 
 /** The error that the monitor answered with. */

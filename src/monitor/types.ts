@@ -7,7 +7,7 @@ export interface ContainerExit {
   signal: number;
   finishedAtNs: bigint;
   oomKilled: boolean;
-  /** Bytes of output that could not be written to the log (a full disk); 0 nearly always. */
+  /** Bytes of output that are not in the log (a full disk, the rate limit); 0 nearly always. */
   droppedLogBytes: bigint;
 }
 
@@ -15,6 +15,8 @@ export interface ContainerExit {
 export interface ContainerRecord {
   id: string;
   pid: number;
+  /** As in its exit; it may grow while the container runs. */
+  droppedLogBytes: bigint;
   exit?: ContainerExit;
 }
 
@@ -27,6 +29,8 @@ export interface CreateRequest {
   cwd: string;
   /** "" discards the output. */
   logPath: string;
+  /** Output beyond this is dropped from the log, which says so; 0 for no limit. */
+  logBytesPerSecond: number;
   /** Give the container a stdin that stays open; otherwise it is /dev/null. */
   stdin: boolean;
   stdinOnce: boolean;

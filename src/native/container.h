@@ -17,6 +17,7 @@ struct container {
   int input; /* write end of its stdin, -1: none */
   int streams[2];
   struct log_file log;
+  time_t loss_told_at;
   struct log_stream lines[2];
   int oom;                        /* fd, -1: none */
   uint64_t oom_kills;             /* that its own cgroup has told of */
@@ -37,6 +38,8 @@ bool container_open_stdio(struct container *it, bool has_stdin, int ends[3], cha
                           size_t size);
 /* One read of a stream into the log; false at its end or when nothing is there. */
 bool container_pump(struct container *it, unsigned stream);
+/* Logs what is in its pipes now: more than they can hold, but not for ever. */
+void container_drain(struct container *it);
 void container_close_stream(struct container *it, unsigned stream);
 
 /* container_exit.c */

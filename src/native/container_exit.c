@@ -126,7 +126,7 @@ void container_report_exit(struct container *it) {
   it->recorded = container_save_exit(it);
   if (!it->recorded) complain("%s: exit record: %s", it->id, strerror(errno));
   if (it->log.dropped_bytes > 0)
-    complain("%s: %" PRIu64 " bytes of log could not be written", it->id, it->log.dropped_bytes);
+    complain("%s: %" PRIu64 " bytes of output are not in its log", it->id, it->log.dropped_bytes);
   unwatch_close(&it->oom);
   unwatch_close(&it->input);
   if (!client_connected()) return;

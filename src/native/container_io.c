@@ -10,6 +10,8 @@
 
 #include "container.h"
 
+enum { LOSS_SECONDS = 60 };
+
 int container_open_log(const char *path, char *error, size_t size) {
   struct stat stat;
   int fd = open(path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK, 0640);
@@ -49,21 +51,49 @@ bool container_open_stdio(struct container *it, bool has_stdin, int ends[3], cha
   return true;
 }
 
+/* A log that was removed is made anew, as soon as its directory lets us. */
+static void keep_log(struct container *it, unsigned stream, struct timespec now) {
+  char error[700];
+  if (!log_removed(&it->log, &it->lines[stream], now)) return;
+  int fd = container_open_log(it->paths[LOG_PATH], error, sizeof error);
+  if (fd >= 0) log_switch(&it->log, fd);
+}
+
+/* The first loss is told at once, the others now and then; all of them are counted. */
+static void tell_loss(struct container *it, struct timespec now) {
+  if (it->log.error == 0 || now.tv_sec - it->loss_told_at < LOSS_SECONDS) return;
+  it->loss_told_at = now.tv_sec;
+  complain("%s: output is lost: log %s: %s", it->id, it->paths[LOG_PATH],
+           it->log.gone ? "it was removed" : strerror(it->log.error));
+}
+
 void container_close_stream(struct container *it, unsigned stream) {
   if (it->streams[stream] < 0) return;
+  struct timespec now = wall_time();
   unwatch_close(&it->streams[stream]);
-  log_end(&it->log, &it->lines[stream], wall_time());
+  keep_log(it, stream, now);
+  log_end(&it->log, &it->lines[stream], now);
+  tell_loss(it, now);
   munmap(it->lines[stream].carry, LOG_LINE);
   if (it->streams[0] < 0 && it->streams[1] < 0) unwatch_close(&it->log.fd);
 }
 
 bool container_pump(struct container *it, unsigned stream) {
   ssize_t count = read(it->streams[stream], scratch.read, READ_SIZE);
-  if (count > 0)
-    log_data(&it->log, &it->lines[stream], scratch.read, (size_t)count, wall_time());
-  else if (count == 0 || errno != EAGAIN)
+  if (count > 0) {
+    struct timespec now = wall_time();
+    keep_log(it, stream, now);
+    log_data(&it->log, &it->lines[stream], scratch.read, (size_t)count, now);
+    tell_loss(it, now);
+  } else if (count == 0 || errno != EAGAIN) {
     container_close_stream(it, stream);
+  }
   return count > 0;
+}
+
+void container_drain(struct container *it) {
+  for (unsigned stream = 0; stream < 2; stream++)
+    for (int i = 0; i < 32 && it->streams[stream] >= 0 && container_pump(it, stream);) i++;
 }
 
 void container_stream_ready(unsigned index, unsigned stream) {

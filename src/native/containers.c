@@ -29,11 +29,8 @@ static bool good_id(const char *id) {
 /* ---- create ---- */
 
 static void discard(struct container *it) {
-  for (unsigned stream = 0; stream < 2; stream++) {
-    /* More than a pipe can hold, but not for ever: somebody may still be writing. */
-    for (int i = 0; i < 32 && it->streams[stream] >= 0 && container_pump(it, stream);) i++;
-    container_close_stream(it, stream);
-  }
+  container_drain(it);
+  for (unsigned stream = 0; stream < 2; stream++) container_close_stream(it, stream);
   unwatch_close(&it->log.fd);
   unwatch_close(&it->input);
   unwatch_close(&it->oom);
@@ -113,6 +110,7 @@ void container_create(struct reader *reader, uint32_t request) {
   uint32_t flags = read_u32(reader), deadline_ms = read_u32(reader), drain_ms = read_u32(reader);
   size_t arguments = read_list(reader, scratch.argv, 8192);
   read_list(reader, scratch.env, 8192);
+  uint32_t log_limit = read_later_u32(reader);
   struct container *it = free_slot();
   bool good = !reader->bad && arguments > 0 && good_id(id);
   for (int i = 0; i < 3; i++) good = good && strlen(paths[i]) < sizeof it->paths[i];
@@ -129,7 +127,7 @@ void container_create(struct reader *reader, uint32_t request) {
                              .deadline = now_ms() + deadline_ms,
                              .input = -1,
                              .streams = {-1, -1},
-                             .log.fd = -1,
+                             .log = {.fd = -1, .limit = log_limit},
                              .oom = -1};
     memcpy(it->id, id, strlen(id) + 1);
     for (int i = 0; i < 3; i++) memcpy(it->paths[i], paths[i], strlen(paths[i]) + 1);
@@ -174,9 +172,10 @@ void container_reopen_log(struct reader *reader, uint32_t request) {
       client_error(request, INTERNAL, "%s", error);
       return;
     }
-    close(it->log.fd >= 0 ? it->log.fd : fd);
-    if (it->log.fd >= 0) it->log.fd = fd;
-    it->log.torn = false;
+    if (it->log.fd >= 0)
+      log_switch(&it->log, fd);
+    else
+      close(fd);
   }
   client_reply(REOPEN_LOG, request);
 }
@@ -241,7 +240,10 @@ void containers_tick(uint64_t now, uint64_t *next) {
       kill_family(it->runtime);
     }
     /* Something that outlived the container holds its stdout: its log goes on, the exit is told. */
-    if (it->drain_until > 0 && it->drain_until <= now) container_report_exit(it);
+    if (it->drain_until > 0 && it->drain_until <= now) {
+      container_drain(it);
+      container_report_exit(it);
+    }
     if (it->state == EXITED && !it->recorded) {
       it->recorded = container_save_exit(it);
       if (!it->recorded && now + 1000 < *next) *next = now + 1000;

@@ -1,7 +1,11 @@
 #define _GNU_SOURCE
 #include "log.h"
 
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -11,11 +15,17 @@ struct batch {
   struct log_stream *stream;
   char full[LOG_PREFIX], partial[LOG_PREFIX];
   int used;
+  uint64_t telling; /* missing bytes of which the notice in it tells */
 };
 
 /* Outside of the stack: the monitor gives these pages back when it is idle. */
 static struct iovec pieces[LOG_BATCH];
 static char newline[1] = "\n";
+static char notice[160];
+
+static const char unwritten[] = "they could not be written";
+static const char unlinked[] = "the log file was removed";
+static const char unlimited[] = "more than the log's limit per second";
 
 static void digits(char *out, int width, long value) {
   for (int i = width - 1; i >= 0; i--, value /= 10) out[i] = (char)('0' + value % 10);
@@ -56,6 +66,12 @@ static bool starts_record(const struct batch *batch, const struct iovec *piece) 
   return piece->iov_base == batch->full || piece->iov_base == batch->partial;
 }
 
+static void lose(struct log_file *file, struct log_stream *stream, size_t bytes, const char *why) {
+  file->dropped_bytes += bytes;
+  stream->untold += bytes;
+  stream->why = why;
+}
+
 /*
  * A write ended after `written` bytes for good. Cuts the file back to the last whole record, counts
  * what is lost, and lets the stream begin again at its next line.
@@ -74,8 +90,11 @@ static void give_up(struct batch *batch, size_t written) {
       if (whole) stream->partial_open = piece->iov_base == batch->partial;
       if (!whole) stream->skipping = piece->iov_base == batch->partial;
       if (offset <= written) record = whole ? end : offset;
+    } else if (piece->iov_base == notice) {
+      if (!whole) stream->untold += batch->telling;
     } else if (!whole && piece->iov_base != newline) {
-      batch->file->dropped_bytes += piece->iov_len;
+      lose(batch->file, stream, piece->iov_len, batch->file->gone ? unlinked : unwritten);
+      batch->file->fresh -= piece->iov_len;
     }
     offset += piece->iov_len;
   }
@@ -90,10 +109,11 @@ static void flush(struct batch *batch) {
   struct log_file *file = batch->file;
   for (int i = 0; i < batch->used; i++) total += pieces[i].iov_len;
   if (total == 0) return;
-  if (file->torn && write(file->fd, newline, 1) == 1) file->torn = false;
+  errno = 0;
+  if (file->torn && !file->gone && write(file->fd, newline, 1) == 1) file->torn = false;
   int first = 0;
   size_t consumed = 0; /* of the first piece */
-  while (written < total && !file->torn) {
+  while (written < total && !file->torn && !file->gone) {
     struct iovec head = pieces[first];
     pieces[first].iov_base = (char *)head.iov_base + consumed;
     pieces[first].iov_len -= consumed;
@@ -105,6 +125,7 @@ static void flush(struct batch *batch) {
     while (first < batch->used && consumed >= pieces[first].iov_len)
       consumed -= pieces[first++].iov_len;
   }
+  file->error = written == total ? 0 : errno != 0 ? errno : EIO;
   if (written < total) {
     give_up(batch, written);
   } else {
@@ -115,6 +136,7 @@ static void flush(struct batch *batch) {
     }
   }
   batch->used = 0;
+  batch->telling = 0;
 }
 
 static void add(struct batch *batch, const void *bytes, size_t length) {
@@ -127,16 +149,37 @@ static void close_partial(struct batch *batch) {
   add(batch, newline, 1);
 }
 
+/* Tells the reader, before the next line, that something is missing. */
+static void tell(struct batch *batch) {
+  struct log_stream *stream = batch->stream;
+  int length =
+      snprintf(notice, sizeof notice, "[crib: %" PRIu64 " bytes of output are missing here: %s]",
+               stream->untold, stream->why);
+  add(batch, batch->full, LOG_PREFIX);
+  add(batch, notice, (size_t)length);
+  add(batch, newline, 1);
+  batch->telling = stream->untold;
+  stream->untold = 0;
+}
+
 /* Takes one record: the carried start of the line, then `length` bytes that may hold the newline. */
 static void record(struct batch *batch, bool partial, const char *data, size_t length,
                    bool has_newline) {
   struct log_stream *stream = batch->stream;
-  if (batch->used + 6 > LOG_BATCH) flush(batch);
+  struct log_file *file = batch->file;
+  size_t bytes = stream->carried + length;
+  if (batch->used + 9 > LOG_BATCH) flush(batch);
   if (stream->skipping) {
-    batch->file->dropped_bytes += stream->carried + length;
+    lose(file, stream, bytes, stream->why);
+    stream->skipping = partial;
+  } else if (file->limit > 0 && file->used >= file->limit) {
+    lose(file, stream, bytes, unlimited);
     stream->skipping = partial;
   } else {
     if (batch->used == 0 && stream->partial_open && !stream->mid_line) close_partial(batch);
+    if (stream->untold > 0 && !stream->mid_line) tell(batch);
+    file->used += bytes;
+    file->fresh += bytes;
     add(batch, partial ? batch->partial : batch->full, LOG_PREFIX);
     add(batch, stream->carry, stream->carried);
     add(batch, data, length);
@@ -151,6 +194,9 @@ static void begin(struct batch *batch, struct log_file *file, struct log_stream 
   batch->file = file;
   batch->stream = stream;
   batch->used = 0;
+  batch->telling = 0;
+  if (file->second != now.tv_sec) file->used = 0;
+  file->second = now.tv_sec;
   log_prefix(batch->full, now, stream->name, 'F');
   memcpy(batch->partial, batch->full, LOG_PREFIX);
   batch->partial[38] = 'P';
@@ -160,7 +206,7 @@ static void begin(struct batch *batch, struct log_file *file, struct log_stream 
 static const char *skip(struct batch *batch, const char *at, const char *end) {
   const char *stop = memchr(at, '\n', (size_t)(end - at));
   const char *next = stop == NULL ? end : stop + 1;
-  batch->file->dropped_bytes += (size_t)(next - at);
+  lose(batch->file, batch->stream, (size_t)(next - at), batch->stream->why);
   if (stop != NULL) batch->stream->skipping = batch->stream->mid_line = false;
   return next;
 }
@@ -202,10 +248,27 @@ void log_end(struct log_file *file, struct log_stream *stream, struct timespec n
   struct batch batch;
   begin(&batch, file, stream, now);
   if (stream->skipping) stream->skipping = stream->mid_line = false;
-  if (stream->carried > 0) {
-    record(&batch, false, NULL, 0, false);
-  } else if (stream->partial_open) {
-    close_partial(&batch);
-  }
+  if (stream->carried > 0) record(&batch, false, NULL, 0, false);
   flush(&batch);
+  if (stream->partial_open) close_partial(&batch);
+  if (stream->untold > 0) tell(&batch);
+  flush(&batch);
+}
+
+bool log_removed(struct log_file *file, struct log_stream *stream, struct timespec now) {
+  struct stat stat;
+  if (file->fd < 0 || file->looked_at == now.tv_sec) return false;
+  file->looked_at = now.tv_sec;
+  bool removed = fstat(file->fd, &stat) == 0 && stat.st_nlink == 0;
+  if (removed && file->fresh > 0) lose(file, stream, file->fresh, unlinked);
+  file->gone = removed;
+  file->fresh = 0;
+  return removed;
+}
+
+void log_switch(struct log_file *file, int fd) {
+  if (file->fd >= 0) close(file->fd);
+  file->fd = fd;
+  file->torn = file->gone = false;
+  file->fresh = 0;
 }

@@ -38,6 +38,10 @@ uint32_t read_u32(struct reader *reader) {
   return at == NULL ? 0 : get32(at);
 }
 
+uint32_t read_later_u32(struct reader *reader) {
+  return reader->at == reader->end ? 0 : read_u32(reader);
+}
+
 char *read_string(struct reader *reader) {
   static char empty[1];
   uint32_t length = read_u32(reader);

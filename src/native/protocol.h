@@ -29,7 +29,7 @@ enum frame_type {
   /* Requests. 16 and up are kept for ttys, attach, resize and dials. */
   HELLO = 1,      /* u32 magic, u16 version */
   CREATE = 2,     /* string id, cwd, log path, pid file, oom file; u32 flags, deadline ms, drain ms;
-                     list argv, env */
+                     list argv, env; u32 log bytes per second (0 or absent: no limit) */
   EXEC = 3,       /* string id, cwd, pid file; u32 flags, timeout ms (0: none), drain ms;
                      list argv, env */
   KILL = 4,       /* string id, u32 signal */
@@ -82,6 +82,8 @@ struct reader {
 
 uint16_t read_u16(struct reader *reader);
 uint32_t read_u32(struct reader *reader);
+/* A field that older daemons do not send; 0 then. */
+uint32_t read_later_u32(struct reader *reader);
 /* The string inside the frame itself, without embedded NUL. */
 char *read_string(struct reader *reader);
 /* Fills `vector` and ends it with NULL; more than `capacity` - 1 strings are bad. */

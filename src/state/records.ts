@@ -57,5 +57,7 @@ export interface ContainerRecord {
   exitCode: number;
   reason: string;
   message: string;
+  /** Bytes of output that are not in the log: known when the container has ended. */
+  droppedLogBytes: bigint;
   unclaimed: boolean;
 }

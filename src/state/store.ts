@@ -8,7 +8,7 @@ import { log } from "../observe/log.ts";
 import { databaseError } from "./database.ts";
 import type { ContainerRecord, PodRecord } from "./records.ts";
 
-const nanoseconds = v.pipe(
+const digits = v.pipe(
   v.string(),
   v.regex(/^\d+$/),
   v.transform((text) => BigInt(text)),
@@ -17,7 +17,7 @@ const path = v.optional(v.string());
 
 const podRow = v.object({
   handler: v.string(),
-  createdAtNs: nanoseconds,
+  createdAtNs: digits,
   namespaces: v.object({ net: path, ipc: path, uts: path, pid: path }),
   cgroup: v.string(),
   phase: v.picklist(["creating", "ready", "stopping", "stopped"]),
@@ -29,7 +29,7 @@ const podRow = v.object({
 const containerRow = v.object({
   imageId: v.string(),
   imageRef: v.string(),
-  createdAtNs: nanoseconds,
+  createdAtNs: digits,
   cgroup: v.string(),
   logPath: v.string(),
   layers: v.array(v.string()),
@@ -37,11 +37,12 @@ const containerRow = v.object({
   phase: v.picklist(["creating", "created", "running", "exited"]),
   user: v.object({ uid: v.number(), gid: v.number(), supplementalGroups: v.array(v.number()) }),
   pid: v.number(),
-  startedAtNs: nanoseconds,
-  finishedAtNs: nanoseconds,
+  startedAtNs: digits,
+  finishedAtNs: digits,
   exitCode: v.number(),
   reason: v.string(),
   message: v.string(),
+  droppedLogBytes: v.optional(digits, "0"),
   unclaimed: v.boolean(),
 });
 

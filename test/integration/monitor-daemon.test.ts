@@ -69,7 +69,7 @@ test("a creation whose daemon vanished is finished and can be adopted", async ()
   expect(await failed).toBe("Unavailable");
   await adopt();
   const creating = (await pod.monitor.list()).find((record) => record.id === "orphan");
-  expect(creating).toEqual({ id: "orphan", pid: 0 });
+  expect(creating).toEqual({ id: "orphan", pid: 0, droppedLogBytes: 0n });
   for (;;) {
     const record = (await pod.monitor.list()).find(({ id }) => id === "orphan");
     if (record !== undefined && record.pid > 0) break;

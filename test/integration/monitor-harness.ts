@@ -48,6 +48,7 @@ export interface Launch {
   binds?: Array<[string, string]>;
   namespaces?: Array<{ type: string; path?: string }>;
   logPath?: string;
+  logBytesPerSecond?: number;
   /** Leave it created. */
   start?: boolean;
 }
@@ -142,6 +143,7 @@ export class TestPod {
       env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
       cwd: "/",
       logPath: launch.logPath ?? this.logPath(id),
+      logBytesPerSecond: launch.logBytesPerSecond ?? 0,
       stdin: launch.stdin ?? false,
       stdinOnce: false,
       pidFile,

@@ -1,14 +1,7 @@
 /** The CRI logs that a monitor writes for real containers. Needs root. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
-import {
-  mkdirSync,
-  readdirSync,
-  readFileSync,
-  readlinkSync,
-  renameSync,
-  writeFileSync,
-} from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, readlinkSync, renameSync } from "node:fs";
 import { buildMonitor, eventually, parseLog, TestPod } from "./monitor-harness.ts";
 
 let pod: TestPod;
@@ -131,42 +124,6 @@ test("a reopen that fails keeps the old file", async () => {
     "before",
     "after",
   ]);
-});
-
-test("a full disk stops neither container nor monitor, and the log goes on at a whole line", async () => {
-  const disk = pod.path("disk");
-  mkdirSync(disk);
-  expect(spawnSync("mount", ["-t", "tmpfs", "-o", "size=256k", "none", disk]).status).toBe(0);
-  try {
-    writeFileSync(`${disk}/ballast`, Buffer.alloc(240 << 10));
-    const script =
-      "i=0; while [ $i -lt 3000 ]; do echo line number $i is here; i=$((i+1)); done; cat";
-    const release = pod.path("release");
-    spawnSync("mkfifo", [release]);
-    const id = await pod.run({
-      args: ["sh", "-c", `${script} < /tmp/fifo; echo at last`],
-      binds: [[release, "/tmp/fifo"]],
-      logPath: `${disk}/log`,
-    });
-    // The pipe opens when the container got through all of its output: more than disk and stdout
-    // can hold together.
-    const feed = `exec 3> ${release}; rm ${disk}/ballast; echo x >&3`;
-    const fifo = Bun.spawn(["sh", "-c", feed]);
-    await fifo.exited;
-    const exit = await pod.exited(id);
-    expect(exit.exitCode).toBe(0);
-    expect(exit.droppedLogBytes > 0n).toBe(true);
-    const records = parseLog(readFileSync(`${disk}/log`, "utf8"));
-    expect(records.at(-1)?.content).toBe("at last");
-    for (const { stream, content } of records) {
-      if (stream === "stdout") expect(content).toMatch(/^(line number \d+ is here|x|at last)$/);
-    }
-    expect(readFileSync(`${pod.directory}/monitor.log`, "utf8")).toContain(
-      "bytes of log could not be written",
-    );
-  } finally {
-    spawnSync("umount", ["-l", disk]);
-  }
 });
 
 test("without a log path the output is discarded and the container runs through", async () => {

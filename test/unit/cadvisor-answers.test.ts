@@ -53,6 +53,7 @@ function containerRecord(): ContainerRecord {
     exitCode: 0,
     reason: "",
     message: "",
+    droppedLogBytes: 0n,
     unclaimed: false,
   };
 }

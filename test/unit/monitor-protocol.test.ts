@@ -25,6 +25,7 @@ const create: CreateRequest = {
   env: ["PATH=/bin", "ÜML=ä"],
   cwd: "/",
   logPath: "",
+  logBytesPerSecond: 0x01020304,
   stdin: true,
   stdinOnce: false,
   pidFile: "/p",
@@ -191,10 +192,13 @@ test("a container record has an exit only when it has exited", () => {
         .u64(3n)
         .done(),
     );
-  for (const state of [0, 1, 2]) expect(record(state)).toEqual({ id: "c1", pid: 7 });
+  for (const state of [0, 1, 2]) {
+    expect(record(state)).toEqual({ id: "c1", pid: 7, droppedLogBytes: 3n });
+  }
   expect(record(3)).toEqual({
     id: "c1",
     pid: 7,
+    droppedLogBytes: 3n,
     exit: {
       id: "c1",
       exitCode: 1,

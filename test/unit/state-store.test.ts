@@ -61,6 +61,7 @@ function container(id: string, podId: string): ContainerRecord {
     exitCode: 137,
     reason: "OOMKilled",
     message: "m",
+    droppedLogBytes: 5n,
     unclaimed: true,
   };
 }
