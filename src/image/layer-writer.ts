@@ -5,48 +5,41 @@
  */
 import {
   chmodSync,
-  closeSync,
   constants,
-  fchmodSync,
-  fchownSync,
-  fstatSync,
   lchownSync,
   linkSync,
   lstatSync,
   mkdirSync,
-  openSync,
   readdirSync,
   rmSync,
   symlinkSync,
-  writeSync,
 } from "node:fs";
-import { crc32 } from "node:zlib";
 import { deviceNumber, mknod, setTimes, setXattr } from "../linux/file.ts";
+import { codeOf } from "../linux/kernel-file.ts";
 import { SyscallError } from "../linux/libc.ts";
 import { type IndexRecord, indexLine } from "../storage/layer-index.ts";
+import { checkXattrs, setXattrs } from "./entry-xattrs.ts";
+import { FileWriter } from "./file-writer.ts";
 import { type LayerPath, placeEntry, quote, splitPath, toBytes } from "./layer-path.ts";
 import type { TarEntry, TarSink } from "./tar.ts";
 import { TarError } from "./tar-error.ts";
 
-const { O_CREAT, O_EXCL, O_NOFOLLOW, O_WRONLY, S_IFBLK, S_IFCHR, S_IFIFO } = constants;
+const { S_IFBLK, S_IFCHR, S_IFIFO } = constants;
 const PARENT_MODE = 0o755;
 const BLOCK_BYTES = 512;
 const SLASH = Buffer.from("/");
 const OPAQUE_XATTR = "trusted.overlay.opaque";
 const OPAQUE_VALUE = Buffer.from("y");
-const RESERVED_XATTR = /^(?:trusted|user)\.overlay(?:\.|$)/;
-/** Labels belong to the host's policy, not to the image. */
-const IGNORED_XATTR = "security.selinux";
 
 export class LayerWriter implements TarSink {
   readonly #maxEntries: number;
   readonly #index: (line: string) => void;
-  #crc = 0;
-  #size = 0;
+  readonly #writer = new FileWriter();
   #entries = 0;
   #inodes = 0;
   #bytes = 0;
-  #file: { fd: number; path: Buffer; parts: LayerPath; entry: TarEntry } | undefined;
+  /** The regular file whose data comes. */
+  #file: { path: LayerPath; entry: TarEntry } | undefined;
   /** In the order of their making; times are set last, in reverse, since their content changes them. */
   readonly #directories: Array<{ path: Buffer; entry: TarEntry }> = [];
 
@@ -61,7 +54,7 @@ export class LayerWriter implements TarSink {
     if (this.#entries > this.#maxEntries) {
       throw new TarError(`more than ${this.#maxEntries} entries (image.max_layer_entries)`);
     }
-    for (const name of entry.xattrs.keys()) checkXattr(name, entry);
+    checkXattrs(entry);
     const placement = placeEntry(entry.name);
     if (placement.kind === "ignored") return;
     try {
@@ -75,36 +68,20 @@ export class LayerWriter implements TarSink {
   }
 
   data(chunk: Buffer): void {
-    const file = this.#file;
-    if (file === undefined) return;
-    let offset = 0;
-    this.#crc = crc32(chunk, this.#crc);
-    this.#size += chunk.length;
-    while (offset < chunk.length) offset += writeSync(file.fd, chunk, offset);
+    this.#writer.write(chunk);
   }
 
   end(): void {
     const file = this.#file;
     if (file === undefined) return;
     this.#file = undefined;
-    const { fd, path, entry } = file;
-    let mode: number;
     try {
-      fchownSync(fd, entry.uid, entry.gid);
-      fchmodSync(fd, entry.mode);
-      setXattrs(path, entry);
-      const stat = fstatSync(fd);
-      mode = stat.mode & 0o7777; // An ACL among the attributes may have changed it.
-      this.#bytes += stat.blocks * BLOCK_BYTES;
+      const done = this.#writer.close();
+      this.#bytes += done.bytes;
+      this.#note(file.path, done.record);
     } catch (error) {
-      throw explain(error, entry);
-    } finally {
-      closeSync(fd);
+      throw explain(error, file.entry);
     }
-    setTimes(path, entry.atime, entry.mtime);
-    const { uid, gid } = entry;
-    const content = { size: this.#size, crc: this.#crc };
-    this.#note(file.parts, { kind: "file", mode, uid, gid, ...content });
   }
 
   #note(path: LayerPath, record: IndexRecord | undefined): void {
@@ -131,14 +108,8 @@ export class LayerWriter implements TarSink {
     if (path.length === 0) throw new TarError("the layer's root is no directory");
     switch (entry.type) {
       case "file":
-        this.#file = {
-          fd: this.#create(path, () => openNew(bytes)),
-          path: bytes,
-          parts: path,
-          entry,
-        };
-        this.#crc = 0;
-        this.#size = 0;
+        this.#create(path, () => this.#writer.open(bytes, entry));
+        this.#file = { path, entry };
         this.#inodes += 1;
         return;
       case "hardlink":
@@ -274,7 +245,7 @@ export class LayerWriter implements TarSink {
 }
 
 /** mkdir(2); returns the code of a failure that the caller can do something about. */
-function tryMkdir(path: Buffer, mode: number): unknown {
+function tryMkdir(path: Buffer, mode: number): string | undefined {
   try {
     mkdirSync(path, { mode });
     return undefined;
@@ -283,10 +254,6 @@ function tryMkdir(path: Buffer, mode: number): unknown {
     if (code === "ENOENT" || code === "ENOTDIR" || code === "EEXIST") return code;
     throw error;
   }
-}
-
-function openNew(path: Buffer): number {
-  return openSync(path, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW, 0o600);
 }
 
 function deviceMode(entry: TarEntry): number {
@@ -303,33 +270,9 @@ function isWhiteout(stat: { isCharacterDevice(): boolean; rdev: number }): boole
   return stat.isCharacterDevice() && stat.rdev === 0;
 }
 
-function checkXattr(name: string, entry: TarEntry): void {
-  if (RESERVED_XATTR.test(name) || name.includes("\0")) {
-    throw new TarError(`${quote(entry.name)}: extended attribute ${name} is not allowed`);
-  }
-}
-
-/** Attributes that the file system cannot hold are left out; a lost capability is an error. */
-function setXattrs(path: Buffer, entry: TarEntry): void {
-  for (const [name, value] of entry.xattrs) {
-    if (name === IGNORED_XATTR) continue;
-    try {
-      setXattr(path, name, value);
-    } catch (error) {
-      const code = codeOf(error);
-      const mayFail = code === "EOPNOTSUPP" || (code === "EPERM" && name.startsWith("user."));
-      if (!mayFail || name === "security.capability") throw error;
-    }
-  }
-}
-
-function codeOf(error: unknown): unknown {
-  return (error as { code?: unknown }).code;
-}
-
 /** Names the entry in a failure that is the archive's fault; a full disk stays what it is. */
 function explain(error: unknown, entry: TarEntry): unknown {
-  if (error instanceof TarError || ENVIRONMENT.has(String(codeOf(error)))) return error;
+  if (error instanceof TarError || ENVIRONMENT.has(codeOf(error))) return error;
   const cause =
     error instanceof SyscallError || error instanceof Error ? error.message : String(error);
   return new TarError(`entry ${quote(entry.name)} (${entry.type}): ${cause}`);

@@ -2,6 +2,7 @@
 import { TarError } from "./tar-error.ts";
 
 export const BLOCK_BYTES = 512;
+const SPACE = 0x20;
 
 /** A header as it stands; `type` is the type flag's character. */
 export interface TarHeader {
@@ -43,14 +44,15 @@ export function parseHeader(block: Buffer): TarHeader {
 function checkSum(block: Buffer): void {
   const digits = /^[ \0]*([0-7]{1,7})[ \0]*$/.exec(block.toString("latin1", 148, 156))?.[1];
   const expected = digits === undefined ? Number.NaN : Number.parseInt(digits, 8);
-  let unsigned = 0;
-  let signed = 0;
+  let sum = 8 * SPACE;
+  let high = 0;
   for (let index = 0; index < BLOCK_BYTES; index++) {
-    const byte = index >= 148 && index < 156 ? 0x20 : (block[index] ?? 0);
-    unsigned += byte;
-    signed += byte > 127 ? byte - 256 : byte;
+    if (index === 148) index = 156;
+    const byte = block[index] ?? 0;
+    sum += byte;
+    high += byte >> 7;
   }
-  if (expected !== unsigned && expected !== signed) {
+  if (expected !== sum && expected !== sum - 256 * high) {
     throw new TarError("not a tar archive, or damaged: a header's checksum is wrong");
   }
 }
@@ -71,12 +73,18 @@ function natural(block: Buffer, offset: number, length: number, what: string): n
 function number(block: Buffer, offset: number, length: number, what: string): number {
   const first = block[offset] ?? 0;
   if ((first & 0x80) !== 0) return base256(block.subarray(offset, offset + length), what);
-  const field = block.subarray(offset, offset + length);
-  const end = field.indexOf(0);
-  const digits = field.toString("latin1", 0, end < 0 ? length : end).trim();
-  if (digits === "") return 0;
-  const value = /^[0-7]+$/.test(digits) ? Number.parseInt(digits, 8) : Number.NaN;
-  if (!Number.isSafeInteger(value)) throw new TarError(`${what}: not an octal number`);
+  let value = 0;
+  let index = offset;
+  const end = offset + length;
+  while (index < end && block[index] === SPACE) index++;
+  for (; index < end; index++) {
+    const digit = (block[index] ?? 0) - 0x30;
+    if (digit < 0 || digit > 7) break;
+    value = value * 8 + digit;
+  }
+  // Padding may follow, and after a NUL anything.
+  while (index < end && block[index] === SPACE) index++;
+  if (index < end && block[index] !== 0) throw new TarError(`${what}: not an octal number`);
   return value;
 }
 

@@ -1,0 +1,34 @@
+/** Extended attributes of a layer's entries: which are refused, left out, or set. */
+import { setXattr } from "../linux/file.ts";
+import { codeOf } from "../linux/kernel-file.ts";
+import { quote } from "./layer-path.ts";
+import type { TarEntry } from "./tar.ts";
+import { TarError } from "./tar-error.ts";
+
+/** Overlayfs's own: an archive must not redirect a directory or hide one. */
+const RESERVED = /^(?:trusted|user)\.overlay(?:\.|$)/;
+/** Labels belong to the host's policy, not to the image. */
+const IGNORED = "security.selinux";
+
+/** Throws a `TarError` when an entry has attributes that no layer may bring. */
+export function checkXattrs(entry: TarEntry): void {
+  for (const name of entry.xattrs.keys()) {
+    if (RESERVED.test(name) || name.includes("\0")) {
+      throw new TarError(`${quote(entry.name)}: extended attribute ${name} is not allowed`);
+    }
+  }
+}
+
+/** Attributes that the file system cannot hold are left out; a lost capability is an error. */
+export function setXattrs(path: Buffer, entry: TarEntry): void {
+  for (const [name, value] of entry.xattrs) {
+    if (name === IGNORED) continue;
+    try {
+      setXattr(path, name, value);
+    } catch (error) {
+      const code = codeOf(error);
+      const mayFail = code === "EOPNOTSUPP" || (code === "EPERM" && name.startsWith("user."));
+      if (!mayFail || name === "security.capability") throw error;
+    }
+  }
+}
