@@ -72,9 +72,10 @@ function run(args: readonly string[]): UnpackReport {
   const writer = new LayerWriter({ maxEntries, index: (line) => index.write(line) });
   const diffId = pipe(new TarParser(writer), maxBytes);
   const usage = writer.finish();
-  index.finish();
+  index.flush();
   // Before the row that makes it a layer: an image must be whole after a power cut.
   syncFileSystem("/");
+  index.sync();
   return { kind: "done", diffId, ...usage };
 }
 
@@ -90,19 +91,19 @@ class IndexFile {
   write(line: string): void {
     if (this.#fd === undefined) return;
     this.#pending.push(line);
-    if (this.#pending.length >= INDEX_LINES) this.#flush(this.#fd);
+    if (this.#pending.length >= INDEX_LINES) this.flush();
   }
 
-  finish(): void {
+  flush(): void {
     if (this.#fd === undefined) return;
-    this.#flush(this.#fd);
-    fsyncSync(this.#fd);
-  }
-
-  #flush(fd: number): void {
     const bytes = Buffer.from(this.#pending.join(""));
     this.#pending = [];
-    for (let offset = 0; offset < bytes.length; ) offset += writeSync(fd, bytes, offset);
+    for (let offset = 0; offset < bytes.length; ) offset += writeSync(this.#fd, bytes, offset);
+  }
+
+  /** Nothing is left to do where the layer's file system, just synced, is the list's too. */
+  sync(): void {
+    if (this.#fd !== undefined) fsyncSync(this.#fd);
   }
 }
 
