@@ -48,7 +48,9 @@ export async function startMonitor(options: MonitorOptions): Promise<Monitor> {
     const line = await withDeadline(output, deadlineMs, `pod monitor of ${options.podId}: start`);
     if (!line.startsWith("ready ")) {
       const reason = line.replace(/^error /, "").trim() || "it ended without a word";
-      throw new CribError("Internal", `pod monitor of ${options.podId}: ${reason}`);
+      // That kernel has no such sysctl, or not such a value: the caller's to correct.
+      const code = reason.startsWith("sysctl ") ? "InvalidArgument" : "Internal";
+      throw new CribError(code, `pod monitor of ${options.podId}: ${reason}`);
     }
   } catch (error) {
     child.kill("SIGKILL");

@@ -98,7 +98,7 @@ const pods: Array<[string, PodConfig, string, ...string[]]> = [
     "InvalidArgument",
     "net.ipv4.ip_forward",
   ],
-  ["sysctl that is not there", sysctl("net.nonexistent"), "Internal", "net.nonexistent"],
+  ["sysctl that is not there", sysctl("net.nonexistent"), "InvalidArgument", "net.nonexistent"],
   ["relative cgroup parent", { linux: { cgroupParent: "a/b" } }, "InvalidArgument", "a/b"],
   ["cgroup parent that climbs", { linux: { cgroupParent: "/../x" } }, "InvalidArgument", "/../x"],
   [
