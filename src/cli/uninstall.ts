@@ -31,7 +31,9 @@ export interface UninstallOptions extends PlaceOptions {
 
 /** What Crib makes in its root and state directories; nothing else there is ever removed. */
 const ROOT_ENTRIES =
-  "bin cadvisor containers crib.db crib.db-shm crib.db-wal layers lock network".split(" ");
+  "bin cadvisor containers crib.db crib.db-shm crib.db-wal import layer-index layers lock network session".split(
+    " ",
+  );
 const STATE_ENTRIES = "bin containers lock pods runtimes".split(" ");
 
 /**
@@ -95,7 +97,8 @@ function factsOf(place: Place, unit: string | undefined, purge: boolean) {
     })),
     // What stays is told in one line.
     data: purge || data.length === 0 ? data : [root],
-    directories: [dropInDir, configDir, root, state],
+    // What lies in preload, an administrator has put there.
+    directories: [dropInDir, configDir, join(root, "preload"), root, state],
   };
 }
 

@@ -155,6 +155,12 @@ async function call(what: string, argv: string[], deadlineMs: number, run: Run) 
   return result;
 }
 
+/** What busctl said, with the remedy where systemd or the bus is not there. */
+function explain(stderr: string): string {
+  if (!systemdRunning()) return `${stderr.trim()}; systemd is not running here: ${SYSTEMD_REMEDY}`;
+  return /connect.*\bbus\b/i.test(stderr) ? `${stderr.trim()}; ${SYSTEMD_REMEDY}` : stderr.trim();
+}
+
 /** Waits until the kernel shows all pids in the unit: the D-Bus call answers before systemd is done. */
 async function waitForMembers(host: CgroupHost, options: ScopeOptions, end: number): Promise<void> {
   const suffix = `/${options.unit}`;
@@ -188,8 +194,7 @@ export async function startScope(
   if (result.exitCode !== 0) {
     throw new CribError(
       "FailedPrecondition",
-      `cgroup_driver systemd: ${options.unit} in ${options.slice}: ${result.stderr.trim()}` +
-        (systemdRunning() ? "" : `; systemd is not running here: ${SYSTEMD_REMEDY}`),
+      `cgroup_driver systemd: ${options.unit} in ${options.slice}: ${explain(result.stderr)}`,
     );
   }
   await waitForMembers(host, options, end);
@@ -206,6 +211,6 @@ export async function stopScope(
   if (result.exitCode === 0 || /not loaded|NoSuchUnit/.test(result.stderr)) return;
   throw new CribError(
     "FailedPrecondition",
-    `cgroup_driver systemd: stop ${unit}: ${result.stderr.trim()}`,
+    `cgroup_driver systemd: stop ${unit}: ${explain(result.stderr)}`,
   );
 }

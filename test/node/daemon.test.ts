@@ -1,6 +1,7 @@
 /** Crib as a systemd unit: what its end, by systemctl or by a signal, does to pods. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname } from "node:path";
 import { ContainerState } from "../../src/gen/runtime/v1/container_pb.ts";
 import { exec, exited, kubeletParent, type Pod, run, runPod, statusOf } from "./cri.ts";
 import { busybox, Crib, cleaned, sh, until } from "./node.ts";
@@ -70,6 +71,25 @@ test("kill -9 of the daemon leaves pods alone, three times", async () => {
     await crib.kill();
     await expectUnchanged(startedAt);
   }
+});
+
+test("a daemon that hangs is started again by systemd's watchdog, and pods live on", async () => {
+  const dropIn = "/etc/systemd/system/crib.service.d/watchdog.conf";
+  mkdirSync(dirname(dropIn), { recursive: true });
+  writeFileSync(dropIn, "[Service]\nWatchdogSec=20\n");
+  sh("systemctl", "daemon-reload");
+  await crib.restart();
+  const { startedAt } = await statusOf(crib, container);
+  const hung = crib.pid();
+  process.kill(hung, "SIGSTOP");
+  await until("a new daemon", () => ![0, hung].includes(crib.pid()), 240_000);
+  await crib.answers();
+  expect(sh("journalctl", "-b", "-u", "crib", "-o", "cat")).toContain("Watchdog timeout");
+  await expectUnchanged(startedAt);
+  rmSync(dirname(dropIn), { recursive: true });
+  sh("systemctl", "daemon-reload");
+  await crib.restart();
+  await expectUnchanged(startedAt);
 });
 
 /** Stops the daemon, waits until the container has ended, and starts the daemon again. */

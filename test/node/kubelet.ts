@@ -1,7 +1,7 @@
 /** In the virtual machine: a kubelet without an API server, fed with static pods, on Crib's socket. */
 import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { busybox, Crib, sh, socket, until } from "./node.ts";
+import { busybox, Crib, type Settings, sh, socket, until } from "./node.ts";
 
 const manifests = "/etc/kubernetes/manifests";
 const address = "https://127.0.0.1:10250";
@@ -95,8 +95,8 @@ export class Kubelet {
   private constructor(readonly crib: Crib) {}
 
   /** Starts Crib and the kubelet with `changes` to its configuration, and waits until both answer. */
-  static async start(changes: Fields = {}): Promise<Kubelet> {
-    const crib = await Crib.start();
+  static async start(changes: Fields = {}, settings: Settings = {}): Promise<Kubelet> {
+    const crib = await Crib.start(settings);
     await crib.image.pullImage({ image: { image: busybox } });
     rmSync(manifests, { recursive: true, force: true });
     mkdirSync(manifests, { recursive: true });
