@@ -1,13 +1,20 @@
 /** Reads what `bun test` prints in the virtual machine and prints one line for each case as it ends. */
 export class Report {
   readonly #print: (line: string) => void;
+  /** Of the current file, when they are printed together at its end. */
+  #lines: string[] = [];
   /** What the current case printed, so far. */
   #said: string[] = [];
   #over = false;
   #ended = new Map<string, number>();
+  readonly #flush: () => void;
 
-  constructor(print: (line: string) => void) {
-    this.#print = print;
+  /** @param live print lines as they come; false: each file's at its end, as other machines print too. */
+  constructor(print: (line: string) => void, live = true) {
+    this.#print = live ? print : (line) => this.#lines.push(line);
+    this.#flush = () => {
+      for (const line of this.#lines.splice(0)) print(line);
+    };
   }
 
   /** Files that ended, with the exit status of `bun test`. */
@@ -56,5 +63,6 @@ export class Report {
     // An error outside of a case comes after the last one.
     if (status !== "0") for (const it of this.#said) this.#print(`      ${it}`);
     this.#said = [];
+    this.#flush();
   }
 }

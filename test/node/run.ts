@@ -2,10 +2,11 @@
  * `npm run test:node [-- OPTIONS] [NAME...]`: Crib on a real node. Boots a Debian with systemd and
  * cgroup v2 under qemu and runs the test files of this directory in it.
  *
- *   NAME...      only files whose name holds one of these; files critest-* run only when they are named
- *   -t RE        only cases whose name matches
- *   --list       print the files and stop
- *   --no-build   test the last build
+ *   NAME...        only files whose name holds one of these; "all" is all; default: what CI runs
+ *   -t RE          only cases whose name matches
+ *   --machines N   that many machines side by side (default 1)
+ *   --list         print the files, a line a machine, and stop
+ *   --no-build     test the last build
  *
  * Disk, kubelet and images are made once and kept in test/.cache/node. The last line of stdout is
  * `N passed, N failed`; after a failure the logs stay in the directory that is printed.
@@ -28,9 +29,10 @@ import { registriesConf } from "../conformance/registry.ts";
 import { add, type Counts, exitStatus, judge, readJunit, summaryLine } from "../runner/result.ts";
 import { buildDebian, type Debian } from "./debian.ts";
 import { makeDisk, readDirectory } from "./disk.ts";
-import { type Ending, runMachine } from "./machine.ts";
+import { runMachine } from "./machine.ts";
 import { buildKubelet, bundleCases } from "./programs.ts";
 import { Report } from "./report.ts";
+import { chooseFiles, shareOut } from "./shards.ts";
 
 /** For one case, unless it asks for another, and for one file. */
 const caseTimeoutMs = 5 * 60_000;
@@ -46,6 +48,7 @@ const before: Record<string, "!reboot" | "!cut"> = {
 const { values: options, positionals: words } = parseArgs({
   options: {
     t: { type: "string", short: "t" },
+    machines: { type: "string", default: "1" },
     list: { type: "boolean", default: false },
     "no-build": { type: "boolean", default: false },
   },
@@ -53,15 +56,6 @@ const { values: options, positionals: words } = parseArgs({
 });
 
 const logs = join(cache, "node/logs");
-
-/** Names of the test files to run, without ".test.ts". */
-function chooseFiles(): string[] {
-  const all = [...new Bun.Glob("*.test.ts").scanSync(import.meta.dir)]
-    .map((it) => it.replace(/\.test\.ts$/, ""))
-    .sort();
-  if (words.length === 0) return all.filter((it) => !it.startsWith("critest-"));
-  return all.filter((it) => words.some((word) => it.includes(word)));
-}
 
 async function timed<T>(what: string, work: () => T | Promise<T>): Promise<T> {
   const started = performance.now();
@@ -71,9 +65,8 @@ async function timed<T>(what: string, work: () => T | Promise<T>): Promise<T> {
   return result;
 }
 
-/** Fills the second disk. */
-async function makeCases(files: string[], directory: string): Promise<string> {
-  const content = join(directory, "content");
+/** What every machine gets: the product, kubelet, critest, images. Takes minutes the first time. */
+async function makeContent(content: string): Promise<void> {
   for (const name of ["bin", "logs", "cases"]) mkdirSync(join(content, name), { recursive: true });
   copyFileSync(join(repository, "dist/crib"), join(content, "bin/crib"));
   copyFileSync(process.execPath, join(content, "bin/bun"));
@@ -86,7 +79,12 @@ async function makeCases(files: string[], directory: string): Promise<string> {
   const registry = ["bash", "test/isolate.sh", process.execPath, "test/node/registry.ts"];
   const images = (await timed("images", () => output(registry))).trim();
   cpSync(images, join(content, "registry"), { recursive: true });
+}
+
+/** The second disk of one machine: `content` and its test files. */
+async function makeCases(files: string[], content: string, disk: string): Promise<void> {
   const cases = join(content, "cases");
+  rmSync(cases, { recursive: true });
   await bundleCases(files, cases);
   const lines = files.flatMap((file) => [before[file] ?? [], file].flat());
   writeFileSync(join(cases, "list"), `${lines.join("\n")}\n`);
@@ -94,10 +92,7 @@ async function makeCases(files: string[], directory: string): Promise<string> {
   writeFileSync(join(cases, "file-timeout-seconds"), String(fileTimeoutSeconds));
   const testOptions = [`--timeout=${caseTimeoutMs}`, ...(options.t ? ["-t", options.t] : [])];
   writeFileSync(join(cases, "options"), `${testOptions.join("\n")}\n`);
-  const disk = join(directory, "cases.img");
   makeDisk(content, disk, "2G");
-  rmSync(content, { recursive: true });
-  return disk;
 }
 
 /** Counts of a file by its JUnit report, as in test/run.ts. */
@@ -109,13 +104,13 @@ function countsOf(file: string, status: number | undefined): Counts {
   return { ...counts, failed: counts.failed + problems.length };
 }
 
-/** Boots the machine as often as the cases ask for it. */
-async function runToTheEnd(debian: Debian, disks: string[], report: Report): Promise<Ending> {
+/** Boots a machine as often as its cases ask for it. */
+async function runToTheEnd(debian: Debian, disks: string[], name: string, report: Report) {
   for (let boot = 1; ; boot += 1) {
     const ending = await runMachine({
       ...debian,
       disks,
-      console: join(logs, `console-${boot}.log`),
+      console: join(logs, `console-${name}-${boot}.log`),
       silenceMs,
       onLine: (line) => report.line(line),
     });
@@ -123,11 +118,58 @@ async function runToTheEnd(debian: Debian, disks: string[], report: Report): Pro
   }
 }
 
-async function main(): Promise<Counts> {
+interface Shard {
+  name: string;
+  files: string[];
+  directory: string;
+  disks: string[];
+}
+
+/** Runs the files of one machine. */
+async function runShard(debian: Debian, shard: Shard, alone: boolean): Promise<Counts> {
+  const { name, files, directory, disks } = shard;
+  const report = new Report((line) => console.log(line), alone);
+  const ending = await timed(`machine ${name}, ${files.length} files`, () =>
+    runToTheEnd(debian, disks, name, report),
+  );
+  readDirectory(disks[1] ?? "", "/logs", directory);
+  cpSync(join(directory, "logs"), logs, { recursive: true });
   let total: Counts = { passed: 0, failed: 0, skipped: 0 };
-  const files = chooseFiles();
+  for (const file of files) total = add(total, countsOf(file, report.ended.get(file)));
+  if (typeof ending === "object") {
+    console.log(`  ✗ ${ending.problem}`);
+    total = add(total, { passed: 0, failed: 1, skipped: 0 });
+  }
+  return total;
+}
+
+async function prepare(shards: string[][], debian: Debian, directory: string): Promise<Shard[]> {
+  const content = join(directory, "content");
+  await makeContent(content);
+  const prepared: Shard[] = [];
+  for (const [index, files] of shards.entries()) {
+    const own = join(directory, String(index + 1));
+    const disks = [join(own, "root.img"), join(own, "cases.img")] as const;
+    mkdirSync(own);
+    output(["cp", "--sparse=always", debian.disk, disks[0]]);
+    await makeCases(files, content, disks[1]);
+    prepared.push({ name: String(index + 1), files, directory: own, disks: [...disks] });
+  }
+  rmSync(content, { recursive: true });
+  return prepared;
+}
+
+async function main(): Promise<Counts> {
+  const all = [...new Bun.Glob("*.test.ts").scanSync(import.meta.dir)];
+  const files = chooseFiles(
+    all.map((it) => it.replace(/\.test\.ts$/, "")),
+    words,
+  );
+  const machines = Number(options.machines);
+  if (!(machines >= 1)) throw new Error(`--machines ${options.machines}: is no number above 0`);
+  const shards = shareOut(files, machines);
   if (options.list) {
-    for (const file of files) console.log(file);
+    for (const shard of shards) console.log(shard.join(" "));
     process.exit(0);
   }
   if (files.length === 0) throw new Error(`no file in test/node is named like ${words.join(", ")}`);
@@ -136,22 +178,13 @@ async function main(): Promise<Counts> {
   rmSync(logs, { recursive: true, force: true });
   mkdirSync(logs, { recursive: true });
   const directory = mkdtempSync(join(tmpdir(), "crib-vm-"));
+  let total: Counts = { passed: 0, failed: 0, skipped: 0 };
   try {
     const debian = await timed("Debian", buildDebian);
-    const root = join(directory, "root.img");
-    output(["cp", "--sparse=always", debian.disk, root]);
-    const disk = await makeCases(files, directory);
-    const report = new Report((line) => console.log(line));
-    const ending = await timed("the machine ran for", () =>
-      runToTheEnd(debian, [root, disk], report),
-    );
-    readDirectory(disk, "/logs", directory);
-    cpSync(join(directory, "logs"), logs, { recursive: true });
-    for (const file of files) total = add(total, countsOf(file, report.ended.get(file)));
-    if (typeof ending === "object") {
-      console.log(`  ✗ ${ending.problem}`);
-      total = add(total, { passed: 0, failed: 1, skipped: 0 });
-    }
+    const prepared = await prepare(shards, debian, directory);
+    const alone = prepared.length === 1;
+    const counts = await Promise.all(prepared.map((shard) => runShard(debian, shard, alone)));
+    for (const each of counts) total = add(total, each);
   } finally {
     rmSync(directory, { recursive: true, force: true });
   }

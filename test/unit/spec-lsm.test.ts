@@ -20,6 +20,10 @@ const localhost = create(SecurityProfileSchema, {
   profileType: ProfileType.Localhost,
   localhostRef: "loaded",
 });
+const prefixed = create(SecurityProfileSchema, {
+  profileType: ProfileType.Localhost,
+  localhostRef: "localhost/loaded",
+});
 const runtimeDefault = create(SecurityProfileSchema, {});
 const asked = { ...on, profile: runtimeDefault };
 const noParser = () => Promise.resolve(undefined);
@@ -53,6 +57,8 @@ describe("AppArmor", () => {
     ["the runtime's default where it is off", { profile: runtimeDefault }, undefined],
     ["a loaded profile", { ...on, profile: localhost }, "loaded"],
     ["a loaded profile, privileged too", { ...on, profile: localhost, privileged: true }, "loaded"],
+    ["a loaded profile in the old form", { ...on, profile: prefixed }, "loaded"],
+    ["both fields", { ...on, profile: localhost, deprecated: "localhost/other" }, "loaded"],
     ["the old field", { ...on, deprecated: "localhost/loaded" }, "loaded"],
     ["the old field, default, off", { deprecated: "runtime/default" }, undefined],
   ])("%s", async (_, change, profile) => {

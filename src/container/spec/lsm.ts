@@ -17,9 +17,9 @@ export interface ProfileChoice {
 
 /**
  * Reads `profile`, or the string field that it replaced ("runtime/default", "unconfined",
- * "localhost/REF"; "" is nothing). Undefined when neither is given.
+ * "localhost/REF"; "" is nothing). Where both are given `profile` counts. Undefined when neither is.
  *
- * @throws CribError InvalidArgument when both are given and disagree.
+ * @throws CribError InvalidArgument for one that cannot be understood.
  */
 export function chooseProfile(
   profile: SecurityProfile | undefined,
@@ -39,9 +39,6 @@ export function chooseProfile(
   }
   if (type !== "Localhost" && ref !== "") {
     throw invalid(`${field}.localhost_ref`, ref, `is only for Localhost, not for ${type}`);
-  }
-  if (old !== undefined && (old.type !== type || old.ref !== ref)) {
-    throw invalid(deprecatedField, deprecated, `does not agree with ${field} (${type} ${ref})`);
   }
   return { type, ref };
 }
@@ -83,13 +80,15 @@ export async function buildAppArmor(request: AppArmorRequest): Promise<string | 
   );
   if (choice?.type === "Unconfined") return undefined;
   if (choice?.type !== "Localhost") return buildDefault(request, field, choice !== undefined);
-  if (!request.host.apparmor) throw impossible(field, choice.ref, "AppArmor is off on this host");
-  if (!request.runtime.apparmor) throw impossible(field, choice.ref, NO_SUPPORT);
+  // The peers take the old field's form in the new one too, and critest sends it.
+  const name = choice.ref.replace(/^localhost\//, "");
+  if (!request.host.apparmor) throw impossible(field, name, "AppArmor is off on this host");
+  if (!request.runtime.apparmor) throw impossible(field, name, NO_SUPPORT);
   const isLoaded = request.isLoaded ?? isAppArmorProfileLoaded;
-  if (!(await isLoaded(choice.ref))) {
-    throw impossible(field, choice.ref, "this AppArmor profile is not loaded on this host");
+  if (!(await isLoaded(name))) {
+    throw impossible(field, name, "this AppArmor profile is not loaded on this host");
   }
-  return choice.ref;
+  return name;
 }
 
 const NO_SUPPORT = "this OCI runtime has no AppArmor support";

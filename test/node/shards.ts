@@ -1,0 +1,44 @@
+/** Which test files run, and on which of several machines that run side by side. */
+
+/** Minutes that a file takes on two quiet processors; only for sharing out. */
+const minutes: Record<string, number> = {
+  containers: 4,
+  daemon: 3,
+  faults: 1,
+  install: 1,
+  "kubelet-drivers": 1.5,
+  "kubelet-grace": 2,
+  "kubelet-lifecycle": 4,
+  "kubelet-pods": 3.5,
+  "kubelet-upkeep": 6,
+  "reboot-1-start": 1,
+  "critest-crun-systemd": 7,
+  "critest-runc-cgroupfs": 7,
+  "measure-scopes": 4,
+};
+
+/** What only "all" or a file's own name runs: long and also covered on the host, or no test. */
+const onRequest = /^(critest-(crun|runc)|measure-)/;
+
+/** Names of test files that `words` mean: none is what CI runs, "all" is all, else parts of names. */
+export function chooseFiles(all: readonly string[], words: readonly string[]): string[] {
+  const sorted = [...all].sort();
+  if (words.length === 0) return sorted.filter((file) => !onRequest.test(file));
+  if (words.includes("all")) return sorted;
+  return sorted.filter((file) => words.some((word) => file.includes(word)));
+}
+
+/** Shares files out to at most `machines` lists of about the same length, each in order of names. */
+export function shareOut(files: readonly string[], machines: number): string[][] {
+  // What reboots the machine is one story in several files.
+  const stories = Map.groupBy(files, (file) => (file.startsWith("reboot-") ? "reboot" : file));
+  const shards = Array.from({ length: machines }, () => ({ minutes: 0, files: [] as string[] }));
+  const lengthOf = (story: readonly string[]) =>
+    story.reduce((sum, file) => sum + (minutes[file] ?? 1), 0);
+  for (const story of [...stories.values()].sort((a, b) => lengthOf(b) - lengthOf(a))) {
+    const [shard] = shards.sort((a, b) => a.minutes - b.minutes);
+    shard?.files.push(...story);
+    if (shard !== undefined) shard.minutes += lengthOf(story);
+  }
+  return shards.map((shard) => shard.files.sort()).filter((list) => list.length > 0);
+}
