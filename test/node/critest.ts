@@ -11,6 +11,7 @@ import {
 } from "../conformance/cases.ts";
 import skips from "../conformance/skips.json" with { type: "json" };
 import { Crib, cleaned, sh, socket } from "./node.ts";
+import { SKIPPED } from "./report.ts";
 
 const directory = "/var/tmp/critest";
 const config = `${directory}/crictl.yaml`;
@@ -70,7 +71,7 @@ export function declareCritest(settings: Record<string, string>): void {
           if (it.verdict === "failed") {
             throw new Error(`${it.reason}\n${it.case.output.split("\n").slice(-30).join("\n")}`);
           }
-          if (it.verdict === "skipped") console.log(`note: skipped by critest: ${it.reason}`);
+          if (it.verdict === "skipped") console.log(`${SKIPPED} by critest: ${it.reason}`);
         });
       }
     });

@@ -1,18 +1,23 @@
+/** Begins the note of a case that found out while it ran that it cannot be: `bun test` cannot skip it then. */
+export const SKIPPED = "note: skipped";
+
 /** Reads what `bun test` prints in the virtual machine and prints one line for each case as it ends. */
 export class Report {
   readonly #print: (line: string) => void;
+  /** Prints what is held back: of a file that did not come to its end, say. */
+  readonly flush: () => void;
   /** Of the current file, when they are printed together at its end. */
   #lines: string[] = [];
   /** What the current case printed, so far. */
   #said: string[] = [];
   #over = false;
   #ended = new Map<string, number>();
-  readonly #flush: () => void;
+  #skipped = 0;
 
   /** @param live print lines as they come; false: each file's at its end, as other machines print too. */
   constructor(print: (line: string) => void, live = true) {
     this.#print = live ? print : (line) => this.#lines.push(line);
-    this.#flush = () => {
+    this.flush = () => {
       for (const line of this.#lines.splice(0)) print(line);
     };
   }
@@ -20,6 +25,11 @@ export class Report {
   /** Files that ended, with the exit status of `bun test`. */
   get ended(): ReadonlyMap<string, number> {
     return this.#ended;
+  }
+
+  /** Cases that passed because they were skipped inside, with a reason that is permitted. */
+  get skipped(): number {
+    return this.#skipped;
   }
 
   /** One line from the guest: of `bun test`, or "::file NAME" and "::end NAME STATUS" of run-cases.sh. */
@@ -42,7 +52,9 @@ export class Report {
       if (!/^$|^bun test v|^\S+\.test\.js:$/.test(line)) this.#said.push(line);
       return;
     }
-    const sign = { pass: "✓", fail: "✗" }[verdict] ?? "-";
+    const isSkipped = verdict === "pass" && this.#said.some((it) => it.startsWith(SKIPPED));
+    if (isSkipped) this.#skipped += 1;
+    const sign = isSkipped ? "-" : ({ pass: "✓", fail: "✗" }[verdict] ?? "-");
     const seconds = ms === undefined ? "" : `  ${(Number(ms) / 1000).toFixed(1)} s`;
     this.#print(`  ${sign} ${name}${seconds}`);
     for (const it of this.#said) {
@@ -63,6 +75,6 @@ export class Report {
     // An error outside of a case comes after the last one.
     if (status !== "0") for (const it of this.#said) this.#print(`      ${it}`);
     this.#said = [];
-    this.#flush();
+    this.flush();
   }
 }

@@ -28,6 +28,14 @@ export function summaryLine(counts: Counts): string {
   return `${counts.passed} passed, ${counts.failed} failed${skipped}`;
 }
 
+/** The counts in the last line of what a run printed; undefined when that is no summary. */
+export function readSummary(text: string): Counts | undefined {
+  const [, passed, failed, skipped = "0"] =
+    /(?:^|\n)(\d+) passed, (\d+) failed(?:, (\d+) skipped)?\s*$/.exec(text) ?? [];
+  if (passed === undefined || failed === undefined) return undefined;
+  return { passed: Number(passed), failed: Number(failed), skipped: Number(skipped) };
+}
+
 /** 1 when a test failed or nothing ran at all: a run that tested nothing proves nothing. */
 export function exitStatus(counts: Counts): number {
   return counts.failed > 0 || counts.passed === 0 ? 1 : 0;

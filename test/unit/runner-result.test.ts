@@ -4,7 +4,7 @@ import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { runFile } from "../runner/bun-file.ts";
 import { leftCgroups, testCgroups } from "../runner/leftovers.ts";
-import { exitStatus, judge, readJunit, summaryLine } from "../runner/result.ts";
+import { exitStatus, judge, readJunit, readSummary, summaryLine } from "../runner/result.ts";
 import { select, selectFiles } from "../runner/selection.ts";
 
 describe("npm test's arguments", () => {
@@ -142,4 +142,13 @@ describe("running one file", () => {
     expect(result).toMatchObject({ passed: 1, failed: 1 });
     expect(result.problems).toEqual([`left process: ${pid} sleep 20`]);
   });
+});
+
+test("the last line of a run's output is read as its counts, and nothing else is", () => {
+  const counts = { passed: 12, failed: 1, skipped: 3 };
+  expect(readSummary(`✓ x 5 passed, 0 failed  1.0 s\n\n${summaryLine(counts)}\n`)).toEqual(counts);
+  expect(readSummary("12 passed, 0 failed")).toEqual({ passed: 12, failed: 0, skipped: 0 });
+  expect(readSummary("  ✓ x 12 passed, 0 failed\n")).toBeUndefined();
+  expect(readSummary("12 passed, 0 failed\nsegmentation fault\n")).toBeUndefined();
+  expect(readSummary("")).toBeUndefined();
 });

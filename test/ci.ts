@@ -1,0 +1,50 @@
+/**
+ * What continuous integration runs: `npm run check`, `npm test`, and the node tests. The last line of
+ * stdout is their sum: `N passed, N failed` with `, N skipped` when some were; the lines before it tell
+ * what each took.
+ */
+import { availableParallelism } from "node:os";
+import { join } from "node:path";
+import { add, type Counts, exitStatus, readSummary, summaryLine } from "./runner/result.ts";
+
+process.chdir(join(import.meta.dir, ".."));
+
+const machines = String(Math.min(2, availableParallelism()));
+const took: string[] = [];
+
+/** Runs a part and passes on what it prints; the counts of its last line, undefined when it has none. */
+async function run(name: string, command: string[]): Promise<Counts | undefined> {
+  console.log(`\n${name}`);
+  const started = performance.now();
+  const child = Bun.spawn(command, { stdio: ["ignore", "pipe", "inherit"] });
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const chunk of child.stdout) {
+    process.stdout.write(chunk);
+    text = (text + decoder.decode(chunk, { stream: true })).slice(-1000);
+  }
+  const status = await child.exited;
+  const minutes = ((performance.now() - started) / 60_000).toFixed(1);
+  took.push(`${name}: ${minutes} min`);
+  const counts = readSummary(text);
+  if (counts !== undefined && (status === 0) === (exitStatus(counts) === 0)) return counts;
+  return status === 0 ? { passed: 0, failed: 0, skipped: 0 } : undefined;
+}
+
+async function main(): Promise<Counts> {
+  const broken: Counts = { passed: 0, failed: 1, skipped: 0 };
+  if ((await run("npm run check", ["npm", "run", "--silent", "check"])) === undefined) {
+    console.log("npm run check failed: no test ran");
+    return broken;
+  }
+  const host = (await run("npm test", ["npm", "test", "--silent"])) ?? broken;
+  // Without a build there is nothing to carry into a machine.
+  if (host.passed === 0) return host;
+  const nodeTests = ["npm", "run", "--silent", "test:node", "--", "--machines", machines];
+  return add(host, (await run("npm run test:node", nodeTests)) ?? broken);
+}
+
+const total = await main();
+console.log(`\n${took.join(", ")}`);
+console.log(summaryLine(total));
+process.exitCode = exitStatus(total);
