@@ -30,11 +30,11 @@ export function systemdRunning(): boolean {
 
 /**
  * The cgroup path of a slice unit: "a-b.slice" → "/a.slice/a-b.slice"; "-.slice" → "/".
- * Throws `InvalidArgument` for a name that systemd would not take.
+ * Throws `InvalidArgument`, naming what was `given`, for a name that systemd would not take.
  */
-export function expandSlice(name: string): string {
+export function expandSlice(name: string, given = name): string {
   const refuse = (why: string) =>
-    new CribError("InvalidArgument", `cgroup parent ${JSON.stringify(name)}: ${why}`);
+    new CribError("InvalidArgument", `cgroup parent ${JSON.stringify(given)}: ${why}`);
   if (!name.endsWith(".slice"))
     throw refuse(`not a systemd slice (NAME.slice): ${oneDriver("systemd")}`);
   if (name === "-.slice") return "/";
@@ -60,7 +60,7 @@ function sliceOf(parent: string): string {
   // The kubelet sends the whole path, crictl users the unit's name.
   const path = parent.includes("/") ? checkCgroupPath(parent) : parent;
   const name = path === "/" ? "-.slice" : path.slice(path.lastIndexOf("/") + 1);
-  const expanded = expandSlice(name);
+  const expanded = expandSlice(name, parent);
   if (path.includes("/") && path !== expanded) {
     throw new CribError(
       "InvalidArgument",

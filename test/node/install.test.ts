@@ -75,6 +75,7 @@ test("a unit edited by hand is refused with the remedy, and nothing is done; --f
   expect(crib.pid()).toBe(pid);
   const { startedAt } = await statusOf(crib, container);
   sh(carried, "install", "--now", "--force");
+  await crib.answers();
   expect(readFileSync(unit, "utf8")).not.toContain("# mine");
   expect(crib.pid()).not.toBe(pid);
   expect((await statusOf(crib, container)).startedAt).toBe(startedAt);

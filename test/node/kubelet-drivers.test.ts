@@ -18,7 +18,12 @@ for (const [crib, kubelet] of [
       node = await Kubelet.start({ cgroupDriver: kubelet }, { runtime: { cgroup_driver: crib } });
       node.apply("driver", stay);
       await node.ready("driver");
-      const places = podCgroups().map((it) => it.replace(/[0-9a-f-]{32,}|[0-9a-f_]{36}/g, "ID"));
+      const places = podCgroups().map((it) =>
+        it
+          .replace(/-pod[0-9a-f_]{32,}/, "-podID")
+          .replace(/\/pod[0-9a-f-]{32,}/, "/podID")
+          .replace(/crio-[0-9a-f]{64}/, "crio-ID"),
+      );
       const place =
         crib === "systemd"
           ? "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-podID.slice/crio-ID.scope"

@@ -69,8 +69,12 @@ describe("placeCgroup", () => {
   });
 
   test("a parent that does not fit the driver is refused", () => {
-    expect(() => placeCgroup("systemd", "/kubepods/podX", ID)).toThrow(/not a systemd slice/);
-    expect(() => placeCgroup("cgroupfs", "/kubepods.slice", ID)).toThrow(/driver is cgroupfs/);
+    expect(() => placeCgroup("systemd", "/kubepods/podX", ID)).toThrow(
+      /"\/kubepods\/podX": not a systemd slice .* kubelet's cgroupDriver to systemd/,
+    );
+    expect(() => placeCgroup("cgroupfs", "/kubepods.slice", ID)).toThrow(
+      /driver is cgroupfs: set the kubelet's cgroupDriver to cgroupfs/,
+    );
     expect(() => placeCgroup("cgroupfs", "kubepods", ID)).toThrow(/not absolute/);
     expect(() => placeCgroup("cgroupfs", "/../etc", ID)).toThrow(/not allowed/);
   });
