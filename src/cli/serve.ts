@@ -24,6 +24,7 @@ import { VERSION } from "../version.ts";
 import { serveCadvisor } from "./cadvisor.ts";
 import { executable } from "./executable.ts";
 import { lockRoot } from "./lock.ts";
+import { startMetrics } from "./metrics.ts";
 import { beginSession, endSession } from "./session.ts";
 import { listen } from "./socket.ts";
 import { feedWatchdog, reloadOnHangup, tell } from "./supervision.ts";
@@ -69,6 +70,7 @@ export async function serve(options: ServeOptions): Promise<void> {
     selfCheck(config.crib.socket, deadlineMs),
   );
   const endIdle = whenIdle(core);
+  const stopMetrics = await startMetrics(core);
   void tendImages(core, recovered);
   await untilSignal();
   endWatchdog();
@@ -76,6 +78,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   await tell(notifier, "STOPPING=1");
   await shutdown(core, server);
   stopCadvisor();
+  await stopMetrics();
   endSession(core.config.crib.root);
   release();
   log().info("crib is down");

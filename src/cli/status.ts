@@ -20,6 +20,16 @@ const infoSchema = v.object({
   operations: v.array(
     v.object({ object: v.string(), name: v.string(), stage: v.string(), ageMs: v.number() }),
   ),
+  pulls: v.array(
+    v.object({
+      image: v.string(),
+      ageMs: v.number(),
+      bytes: v.number(),
+      totalBytes: v.number(),
+      layers: v.number(),
+      totalLayers: v.number(),
+    }),
+  ),
   damaged: v.array(v.string()),
 });
 
@@ -102,7 +112,7 @@ function render(report: Report): string {
         ? path + (name === report.defaultHandler ? " (default)" : "")
         : `no: ${problem}`,
     ]),
-    ["images", `${report.images.count}, ${(report.images.bytes / 1e6).toFixed(1)} MB on disk`],
+    ["images", `${report.images.count}, ${megabytes(report.images.bytes)} MB on disk`],
     ["pods", `${report.pods.ready} ready, ${report.pods.notReady} not ready`],
     [
       "containers",
@@ -110,15 +120,22 @@ function render(report: Report): string {
         `${report.containers.exited} exited`,
     ],
     ...report.damaged.map((row): [string, string] => ["damaged", row]),
-    ["operations", report.operations.length === 0 ? "none running" : ""],
+    ["operations", report.operations.length + report.pulls.length === 0 ? "none running" : ""],
   ];
   const width = Math.max(...rows.map(([label]) => label.length)) + 2;
   const lines = rows.map(([label, text]) => `${label.padEnd(width)}${text}`.trimEnd());
+  for (const pull of report.pulls) {
+    const bytes = `${megabytes(pull.bytes)} of ${megabytes(pull.totalBytes)} MB`;
+    const layers = `${pull.layers} of ${pull.totalLayers} layers`;
+    lines.push(`  pull ${pull.image}  ${bytes}, ${layers}  ${duration(pull.ageMs)}`);
+  }
   for (const { object, name, stage, ageMs } of report.operations) {
     lines.push(`  ${name} ${object.slice(0, 30)}  ${stage}  ${duration(ageMs)}`);
   }
   return `${lines.join("\n")}\n`;
 }
+
+const megabytes = (bytes: number) => (bytes / 1e6).toFixed(1);
 
 function duration(ms: number): string {
   const seconds = Math.floor(ms / 1000);

@@ -56,6 +56,12 @@ const integer = (min: number, max: number) =>
   );
 const matching = (pattern: RegExp, wants: string) => v.pipe(v.string(), v.regex(pattern, wants));
 
+const hostAndPort = v.pipe(
+  v.string(),
+  v.regex(/^(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$/),
+  v.check((text) => Number(text.slice(text.lastIndexOf(":") + 1)) <= 65_535),
+);
+
 const handlerName = matching(
   /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/,
   "must be a handler name as in a RuntimeClass: lower case letters, digits and dashes",
@@ -236,6 +242,15 @@ export const configSchema = v.strictObject({
     },
   ),
 
+  metrics: section("Crib's own metrics, for Prometheus.", {
+    address: key(
+      'HOST:PORT to answer GET /metrics on, as "127.0.0.1:9537" or "[::1]:9537": plain http, for all who\n' +
+        'reach it. "" is off.',
+      v.union([v.literal(""), hostAndPort], 'must be HOST:PORT, or ""'),
+      "",
+    ),
+  }),
+
   image: section("Images and registries.", {
     registries_conf: key(
       "containers-registries.conf(5).",
@@ -285,6 +300,11 @@ export const configSchema = v.strictObject({
         "machine has processors.",
       integer(1, 64),
       6,
+    ),
+    download_limit_bytes_per_second: key(
+      "All downloads of layers together are no faster than this. 0 is no limit.",
+      integer(0, Number.MAX_SAFE_INTEGER),
+      0,
     ),
     no_progress_timeout_seconds: key(
       "A pull that has moved no byte for this long is given up. 0 never gives up.",

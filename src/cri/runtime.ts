@@ -93,6 +93,7 @@ async function verboseInfo(core: Core): Promise<Record<string, string>> {
     handlers: await core.handlers.list(),
     defaultHandler: await core.handlers.defaultName().catch(() => ""),
     operations: core.operations.list(),
+    pulls: core.images.progress.list(),
     damaged: core.store.damaged,
   };
   return { info: JSON.stringify(info) };

@@ -6,6 +6,7 @@ import type { BlobSource } from "./blob.ts";
 import type { Image, ImageSource, ImageStore } from "./image-store.ts";
 import { LayerPuller, type WantedLayer } from "./layer-puller.ts";
 import type { Descriptor } from "./manifest.ts";
+import type { Progress, PullProgress } from "./progress.ts";
 import { noProgressMs } from "./registry-access.ts";
 import type { ResolvedImage } from "./resolve.ts";
 
@@ -15,6 +16,7 @@ export interface ImageBuilderOptions {
   store: ImageStore;
   /** argv to run Crib again, absolute paths. */
   executable: readonly string[];
+  progress: Progress;
 }
 
 export interface Build {
@@ -22,6 +24,7 @@ export interface Build {
   /** See `NewImage.names`. */
   names: string[];
   source: Pick<ImageSource, "name" | "signatures" | "stamp" | "pinned">;
+  progress: PullProgress;
   signal: AbortSignal;
 }
 
@@ -30,7 +33,7 @@ export class ImageBuilder {
   readonly #store: ImageStore;
   readonly #puller: LayerPuller;
 
-  constructor({ config, layers, store, executable }: ImageBuilderOptions) {
+  constructor({ config, layers, store, executable, progress }: ImageBuilderOptions) {
     this.#layers = layers;
     this.#store = store;
     this.#puller = new LayerPuller({
@@ -40,6 +43,7 @@ export class ImageBuilder {
       maxBytes: config.max_layer_bytes,
       maxEntries: config.max_layer_entries,
       noProgressMs: noProgressMs(config),
+      progress,
     });
   }
 
@@ -48,13 +52,21 @@ export class ImageBuilder {
    * image. Nothing is left when that fails.
    */
   async build(
-    { resolved, names, source, signal }: Build,
+    { resolved, names, source, progress, signal }: Build,
     blobs: readonly BlobSource[],
   ): Promise<Image> {
     const holder = `pull/${randomUUID()}`;
     try {
       const layers = wantedLayers(resolved);
-      await this.#fetchLayers(holder, layers, blobs, signal);
+      const missing = layers.filter(({ chainId }) => this.#layers.get(chainId) === undefined);
+      progress.expect(
+        layers.length,
+        missing.map(({ chainId, descriptor: { size } }) => ({ chainId, size })),
+      );
+      await this.#fetchLayers(layers, signal, async (layer, all) => {
+        await this.#puller.ensure(holder, layer, blobs, all);
+        progress.have(layer.chainId);
+      });
       return this.#store.add({
         id: resolved.id,
         configJson: resolved.configJson,
@@ -88,10 +100,9 @@ export class ImageBuilder {
 
   /** All layers, or none: the first failure ends the others. */
   async #fetchLayers(
-    holder: string,
     layers: readonly WantedLayer[],
-    clients: readonly BlobSource[],
     signal: AbortSignal,
+    fetchLayer: (layer: WantedLayer, signal: AbortSignal) => Promise<void>,
   ): Promise<void> {
     const controller = new AbortController();
     const all = AbortSignal.any([signal, controller.signal]);
@@ -99,7 +110,7 @@ export class ImageBuilder {
     await Promise.all(
       layers.map(async (layer) => {
         try {
-          await this.#puller.ensure(holder, layer, clients, all);
+          await fetchLayer(layer, all);
         } catch (error) {
           failure ??= error;
           controller.abort(failure);

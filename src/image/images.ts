@@ -13,6 +13,7 @@ import type { Auth } from "./credentials.ts";
 import { type Image, ImageStore } from "./image-store.ts";
 import type { Importer, ImportOptions } from "./importer.ts";
 import { pinnedBy } from "./pinned.ts";
+import { Progress } from "./progress.ts";
 import type { Puller } from "./puller.ts";
 import { formatReference, parseReference, type Reference, referencesOf } from "./reference.ts";
 import type { CheckReport, Repair } from "./repair.ts";
@@ -35,6 +36,7 @@ export interface ImagesOptions {
 const ID_PREFIX = /^(?:sha256:)?([0-9a-f]{12,64})$/;
 
 export class Images {
+  readonly progress = new Progress();
   readonly #options: ImagesOptions;
   readonly #layers: LayerStore;
   readonly #store: ImageStore;
@@ -85,13 +87,9 @@ export class Images {
     const policy = this.#policyFile(namespace);
     const key = JSON.stringify([references.map(formatReference), secret, policy]);
     return this.#pulls.join(key, Symbol(text), signal, async (shared) => {
-      return (await this.#load()).puller.pull({
-        references,
-        registries,
-        auth,
-        namespace,
-        signal: shared,
-      });
+      const { puller } = await this.#load();
+      const request = { references, registries, auth, namespace, signal: shared };
+      return this.progress.run(text, (progress) => puller.pull({ ...request, progress }));
     });
   }
 
@@ -255,19 +253,29 @@ export class Images {
   }
 
   async #makeWorkers(): Promise<Workers> {
-    const [{ ImageBuilder }, { Puller }, { Importer }, { Repair }] = await Promise.all([
-      import("./image-builder.ts"),
-      import("./puller.ts"),
-      import("./importer.ts"),
-      import("./repair.ts"),
-    ]);
+    const [{ Bandwidth }, { ImageBuilder }, { Puller }, { Importer }, { Repair }] =
+      await Promise.all([
+        import("./bandwidth.ts"),
+        import("./image-builder.ts"),
+        import("./puller.ts"),
+        import("./importer.ts"),
+        import("./repair.ts"),
+      ]);
     const { config, executable, root } = this.#options;
-    const options = { config: config.image, layers: this.#layers, store: this.#store, executable };
+    const limit = config.image.download_limit_bytes_per_second;
+    const options = {
+      config: config.image,
+      layers: this.#layers,
+      store: this.#store,
+      executable,
+      progress: this.progress,
+      bandwidth: limit === 0 ? undefined : new Bandwidth(limit),
+    };
     const builder = new ImageBuilder(options);
     const scratch = join(root, "import");
     return {
-      puller: new Puller(config.image, builder),
-      importer: new Importer({ config: config.image, builder, scratch }),
+      puller: new Puller({ ...options, builder }),
+      importer: new Importer({ ...options, builder, scratch }),
       repair: new Repair({ ...options, builder, scratch }),
     };
   }

@@ -8,6 +8,7 @@ import { stampOf } from "./archive-stamp.ts";
 import type { ImageBuilder } from "./image-builder.ts";
 import type { Image } from "./image-store.ts";
 import { hostPlatform } from "./platform.ts";
+import type { Progress } from "./progress.ts";
 import { formatReference, nameOf, parseReference } from "./reference.ts";
 import { requireTrust } from "./trust.ts";
 
@@ -23,12 +24,19 @@ export class Importer {
   readonly #config: Config["image"];
   readonly #builder: ImageBuilder;
   readonly #scratch: string;
+  readonly #progress: Progress;
 
   /** `scratch` takes archives while they are decompressed. */
-  constructor(options: { config: Config["image"]; builder: ImageBuilder; scratch: string }) {
+  constructor(options: {
+    config: Config["image"];
+    builder: ImageBuilder;
+    scratch: string;
+    progress: Progress;
+  }) {
     this.#config = options.config;
     this.#builder = options.builder;
     this.#scratch = options.scratch;
+    this.#progress = options.progress;
   }
 
   /** See `Images.import`. */
@@ -72,7 +80,9 @@ export class Importer {
       ...(resolved.digest === "" ? [] : [`${nameOf(reference)}@${resolved.digest}`]),
     ]);
     const source = { name: `archive:${path}`, signatures: [], stamp, pinned };
-    const image = await this.#builder.build({ resolved, names, source, signal }, [archive.source]);
+    const image = await this.#progress.run(names[0] ?? resolved.id, (progress) =>
+      this.#builder.build({ resolved, names, source, progress, signal }, [archive.source]),
+    );
     log().info({ archive: path, imageId: image.id, names: image.repoTags }, "imported");
     return image;
   }

@@ -6,6 +6,7 @@ import type { Layer, LayerStore } from "../storage/layers.ts";
 import { type BlobSource, streamBlob } from "./blob.ts";
 import { throwIfAborted } from "./http.ts";
 import type { Descriptor } from "./manifest.ts";
+import type { Progress } from "./progress.ts";
 import { Semaphore } from "./semaphore.ts";
 import { SharedWork } from "./shared-work.ts";
 import { unpackLayer } from "./unpacker.ts";
@@ -25,6 +26,7 @@ export interface LayerPullerOptions {
   maxBytes: number;
   maxEntries: number;
   noProgressMs: number;
+  progress: Progress;
 }
 
 export class LayerPuller {
@@ -111,7 +113,7 @@ export class LayerPuller {
     signal: AbortSignal,
     commit: (layer: Layer) => Promise<void>,
   ): Promise<void> {
-    const { store, executable, maxBytes, maxEntries, noProgressMs } = this.#options;
+    const { store, executable, maxBytes, maxEntries, noProgressMs, progress } = this.#options;
     const { chainId, diffId, descriptor } = layer;
     const what = `layer ${descriptor.digest}`;
     const name = store.stage();
@@ -120,16 +122,18 @@ export class LayerPuller {
       const indexFile = store.indexFile(name);
       const blob = streamBlob(clients, descriptor, signal);
       const unpack = { executable, directory, indexFile, maxBytes, maxEntries, noProgressMs, what };
-      const done = await unpackLayer(blob, unpack, signal);
-      if (done.diffId !== diffId) {
-        throw new CribError(
-          "DataLoss",
-          `${what}: unpacks to ${done.diffId}, but the image's config says ${diffId}`,
-        );
-      }
-      throwIfAborted(signal);
-      const { bytes, inodes } = done;
-      await commit({ chainId, diffId, directory: name, bytes, inodes });
+      await progress.download(chainId, async (count) => {
+        const done = await unpackLayer(count(blob), unpack, signal);
+        if (done.diffId !== diffId) {
+          throw new CribError(
+            "DataLoss",
+            `${what}: unpacks to ${done.diffId}, but the image's config says ${diffId}`,
+          );
+        }
+        throwIfAborted(signal);
+        const { bytes, inodes } = done;
+        await commit({ chainId, diffId, directory: name, bytes, inodes });
+      });
     } catch (error) {
       await store.discard(name);
       throw error;

@@ -5,11 +5,13 @@ import type { Registries } from "../config/registries-conf.ts";
 import { signatureStorageOf } from "../config/registries-d.ts";
 import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
+import type { Bandwidth } from "./bandwidth.ts";
 import type { Auth } from "./credentials.ts";
 import { exemptLoopback } from "./http.ts";
 import type { ImageBuilder } from "./image-builder.ts";
 import type { Image } from "./image-store.ts";
 import { hostPlatform } from "./platform.ts";
+import type { PullProgress } from "./progress.ts";
 import { formatReference, nameOf, type Reference } from "./reference.ts";
 import type { RegistryClient } from "./registry.ts";
 import { noProgressMs, registryClients, tlsFor } from "./registry-access.ts";
@@ -30,17 +32,24 @@ export interface PullRequest {
   auth: Partial<Auth> | undefined;
   /** Of the pod that the image is for; "" when nobody knows. */
   namespace: string;
+  progress: PullProgress;
   signal: AbortSignal;
 }
 
 export class Puller {
   readonly #config: Config["image"];
   readonly #builder: ImageBuilder;
+  readonly #bandwidth: Bandwidth | undefined;
 
-  constructor(config: Config["image"], builder: ImageBuilder) {
+  constructor(options: {
+    config: Config["image"];
+    builder: ImageBuilder;
+    bandwidth: Bandwidth | undefined;
+  }) {
     exemptLoopback();
-    this.#config = config;
-    this.#builder = builder;
+    this.#config = options.config;
+    this.#builder = options.builder;
+    this.#bandwidth = options.bandwidth;
   }
 
   /**
@@ -65,10 +74,14 @@ export class Puller {
 
   async #pullOne(reference: Reference, request: PullRequest): Promise<Image> {
     const startedAt = performance.now();
-    const { signal } = request;
+    const { progress, signal } = request;
     const requirements = requirementsOf(policyPaths(this.#config), request.namespace, reference);
     refuseRejected(requirements, reference);
-    const clients = registryClients(this.#config, request.registries, { ...request, reference });
+    const clients = registryClients(this.#config, request.registries, {
+      ...request,
+      reference,
+      bandwidth: this.#bandwidth,
+    });
     const resolved = await resolveImage(reference, clients, hostPlatform(), signal);
     const signatures = await this.#signatures(reference, resolved, requirements, signal);
     const { digests } = resolved;
@@ -76,7 +89,7 @@ export class Puller {
     const byDigest = `${nameOf(reference)}@${resolved.digest}`;
     const names = [byDigest];
     if (reference.digest === undefined) names.push(formatReference(reference));
-    const build = { resolved, names, source: { name: byDigest, signatures }, signal };
+    const build = { resolved, names, source: { name: byDigest, signatures }, progress, signal };
     try {
       const image = await this.#builder.build(build, resolved.clients);
       const durationMs = Math.round(performance.now() - startedAt);

@@ -3,6 +3,7 @@ import { rootCertificates } from "node:tls";
 import { readCertificates, systemCertificates } from "../config/certs-d.ts";
 import type { Config } from "../config/config.ts";
 import { type Registries, type Source, sourcesOf } from "../config/registries-conf.ts";
+import type { Bandwidth } from "./bandwidth.ts";
 import { type Auth, toCredentials } from "./credentials.ts";
 import type { TlsOptions } from "./http.ts";
 import type { Reference } from "./reference.ts";
@@ -28,9 +29,14 @@ export function noProgressMs(config: Config["image"]): number {
 export function registryClients(
   config: Config["image"],
   registries: Registries,
-  request: { reference: Reference; auth: Partial<Auth> | undefined; signal: AbortSignal },
+  request: {
+    reference: Reference;
+    auth: Partial<Auth> | undefined;
+    bandwidth: Bandwidth | undefined;
+    signal: AbortSignal;
+  },
 ): RegistryClient[] {
-  const { reference, auth, signal } = request;
+  const { reference, auth, bandwidth, signal } = request;
   const given = toCredentials(auth, reference.registry);
   return sourcesOf(registries.rules, reference).map(
     (source) =>
@@ -44,6 +50,7 @@ export function registryClients(
           })),
         tls: source.insecure ? undefined : tlsOf(config.certs_dirs, source),
         noProgressMs: noProgressMs(config),
+        bandwidth,
         signal,
       }),
   );

@@ -1,6 +1,8 @@
 /** A client of one repository of one registry (OCI distribution specification 1.1, pull). */
 import type { Source } from "../config/registries-conf.ts";
 import { CribError } from "../error.ts";
+import type { Bandwidth } from "./bandwidth.ts";
+import type { BlobSource } from "./blob.ts";
 import { parseChallenges } from "./challenge.ts";
 import { basicAuthorization, type Credentials } from "./credentials.ts";
 import {
@@ -26,6 +28,8 @@ export interface RegistryOptions {
   credentials: () => Promise<Credentials | undefined>;
   tls?: RequestOptions["tls"];
   noProgressMs: number;
+  /** The node's limit for blobs, if it has one. */
+  bandwidth?: Bandwidth;
   signal: AbortSignal;
 }
 
@@ -65,17 +69,23 @@ export class RegistryClient {
    * A blob's bytes from `offset` on. The answer may begin earlier, when the server does not know
    * ranges: `offset` of the result says where.
    */
-  async blob(digest: string, offset: number): Promise<{ response: HttpResponse; offset: number }> {
+  async blob(digest: string, offset: number): ReturnType<BlobSource["blob"]> {
     const headers: Record<string, string> = offset > 0 ? { Range: `bytes=${offset}-` } : {};
     const response = await this.#get(`blobs/${digest}`, headers);
     await this.#expect(response, offset > 0 ? [200, 206] : [200], `blob ${digest}`);
-    if (response.status === 200) return { response, offset: 0 };
+    if (response.status === 200) return { response: this.#limited(response), offset: 0 };
     const range = /^bytes (\d+)-/.exec(response.headers.get("content-range") ?? "");
     if (range === null || Number(range[1]) !== offset) {
       response.discard();
       throw new CribError("DataLoss", `${this.name}: blob ${digest}: answered with another range`);
     }
-    return { response, offset };
+    return { response: this.#limited(response), offset };
+  }
+
+  #limited(response: HttpResponse): Pick<HttpResponse, "chunks"> {
+    const { bandwidth, signal } = this.#options;
+    if (bandwidth === undefined) return response;
+    return { chunks: () => bandwidth.limit(response.chunks(), signal) };
   }
 
   async #get(path: string, headers: Record<string, string>): Promise<HttpResponse> {

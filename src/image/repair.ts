@@ -6,6 +6,7 @@ import { log } from "../observe/log.ts";
 import { checkLayer } from "../storage/check-layer.ts";
 import type { Layer, LayerStore } from "../storage/layers.ts";
 import { openArchive } from "./archive.ts";
+import type { Bandwidth } from "./bandwidth.ts";
 import type { BlobSource } from "./blob.ts";
 import type { ImageBuilder } from "./image-builder.ts";
 import type { ImageSource, ImageStore } from "./image-store.ts";
@@ -32,6 +33,7 @@ export interface RepairOptions {
   store: ImageStore;
   builder: ImageBuilder;
   scratch: string;
+  bandwidth: Bandwidth | undefined;
 }
 
 export class Repair {
@@ -105,7 +107,7 @@ export class Repair {
     signal: AbortSignal,
     use: (blobs: readonly BlobSource[]) => Promise<void>,
   ): Promise<void> {
-    const { config, scratch } = this.#options;
+    const { config, scratch, bandwidth } = this.#options;
     if (source.name.startsWith("archive:")) {
       const archive = await openArchive(source.name.slice("archive:".length), scratch);
       try {
@@ -117,7 +119,8 @@ export class Repair {
       }
     }
     const reference = parseReference(source.name);
-    await use(registryClients(config, this.#registries(), { reference, auth: undefined, signal }));
+    const request = { reference, auth: undefined, bandwidth, signal };
+    await use(registryClients(config, this.#registries(), request));
   }
 
   #registries(): Registries {

@@ -1,0 +1,27 @@
+import type { Core } from "../container/core.ts";
+import { messageOf } from "../error.ts";
+import { log } from "../observe/log.ts";
+
+/**
+ * Answers Prometheus on `metrics.address`, when there is one. An address that cannot be had is told in
+ * the log: metrics are no reason not to run pods.
+ *
+ * @returns the way to stop.
+ */
+export async function startMetrics({ config, images }: Core): Promise<() => Promise<void>> {
+  const { address } = config.metrics;
+  const nothing = () => Promise.resolve();
+  if (address === "") return nothing;
+  const [{ serveMetrics }, { imageMetrics }] = await Promise.all([
+    import("../observe/metrics.ts"),
+    import("../image/metrics.ts"),
+  ]);
+  try {
+    const server = serveMetrics(address, imageMetrics(images));
+    log().info({ address: server.address }, "answering Prometheus");
+    return () => server.stop();
+  } catch (error) {
+    log().error({ address, error: messageOf(error) }, "metrics.address: off, not to be had");
+    return nothing;
+  }
+}
