@@ -35,8 +35,8 @@ export class BareRunc {
     return join(this.directory, id);
   }
 
-  /** Makes the bundle of a new container and gives its id. */
-  async prepare(): Promise<string> {
+  /** Makes the bundle of a new container that runs `script` and then idles; its id. */
+  async prepare(script = "true"): Promise<string> {
     this.#count += 1;
     const id = `bare-${this.#count}`;
     mkdirSync(this.bundle(id), { recursive: true });
@@ -44,7 +44,7 @@ export class BareRunc {
     const path = join(this.bundle(id), "config.json");
     const spec = JSON.parse(readFileSync(path, "utf8"));
     spec.process.terminal = false;
-    spec.process.args = ["/bin/sleep", "100000"];
+    spec.process.args = ["/bin/sh", "-c", `${script}; exec sleep 100000`];
     spec.root = { path: this.rootfs, readonly: false };
     spec.linux.cgroupsPath = `${this.cgroupParent}/${id}`;
     spec.linux.namespaces = spec.linux.namespaces.filter(
@@ -78,7 +78,11 @@ async function appears(path: string, timeoutMs: number): Promise<void> {
 }
 
 /** Starts a container below conmon as CRI-O does, without exit command. Gives conmon's pid. */
-export async function conmonUp(runc: BareRunc, id: string): Promise<number> {
+export async function conmonUp(
+  runc: BareRunc,
+  id: string,
+  log = join(runc.bundle(id), "log"),
+): Promise<number> {
   const directory = runc.bundle(id);
   const pidFile = join(directory, "conmon.pid");
   const containerPidFile = join(directory, "container.pid");
@@ -88,7 +92,7 @@ export async function conmonUp(runc: BareRunc, id: string): Promise<number> {
     ...["--bundle", directory],
     ...["--conmon-pidfile", pidFile, "--container-pidfile", containerPidFile],
     ...["--exit-dir", directory, "--socket-dir-path", directory, "--persist-dir", directory],
-    ...["--log-path", `k8s-file:${join(directory, "log")}`],
+    ...["--log-path", `k8s-file:${log}`],
   ]);
   await appears(containerPidFile, 10_000);
   await runc.runc("start", id);

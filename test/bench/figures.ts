@@ -1,9 +1,9 @@
 /** Figures, budgets and how they are printed. */
 
-/** One line of the report. Times are milliseconds, memory is KiB. */
+/** One line of the report. Times are milliseconds, memory is KiB, the rest is counted. */
 export interface Figure {
   name: string;
-  unit: "ms" | "KiB";
+  unit: "ms" | "KiB" | "count";
   /** The medians of Crib and of what it is compared with; absent = not measured. */
   crib: number | undefined;
   peers: Record<string, number>;
@@ -63,4 +63,34 @@ export function table(figures: readonly Figure[]): string {
         .trimEnd(),
     )
     .join("\n");
+}
+
+/** Samples by what was measured, then by whose. */
+export class Samples {
+  readonly #values = new Map<string, Map<string, number[]>>();
+
+  add(what: string, whose: string, value: number): void {
+    const of = this.#values.get(what) ?? new Map<string, number[]>();
+    this.#values.set(what, of);
+    of.set(whose, [...(of.get(whose) ?? []), value]);
+  }
+
+  medians(what: string): Record<string, number> {
+    const of = [...(this.#values.get(what) ?? new Map<string, number[]>())];
+    return Object.fromEntries(of.map(([whose, values]) => [whose, median(values)]));
+  }
+
+  toJSON() {
+    const spread = (values: number[]) => ({
+      p50: median(values),
+      p90: percentile(values, 90),
+      samples: values,
+    });
+    return Object.fromEntries(
+      [...this.#values].map(([what, of]) => [
+        what,
+        Object.fromEntries([...of].map(([whose, values]) => [whose, spread(values)])),
+      ]),
+    );
+  }
 }

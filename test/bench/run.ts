@@ -14,8 +14,9 @@ import { placeCgroup } from "../../src/linux/systemd.ts";
 import { type RunningCrib, startCrib } from "../fixtures/crib.ts";
 import { BareRunc, conmonUp } from "./bare.ts";
 import { type RunningContainerd, startContainerd } from "./containerd.ts";
-import { type Figure, median, percentile, table, timed, verdict } from "./figures.ts";
+import { type Figure, Samples, table, timed, verdict } from "./figures.ts";
 import { anonymousKib, pidsWith, pssKib } from "./memory.ts";
+import { measureMonitor, monitorFigures } from "./monitor.ts";
 import { type BenchRegistry, startRegistry } from "./registry.ts";
 import { type Pod, Subject } from "./subject.ts";
 
@@ -37,36 +38,6 @@ const say = (text: string) => process.stderr.write(`bench: ${text}\n`);
 const directory = mkdtempSync(join(tmpdir(), "crib-bench-"));
 const cgroupParent = `/crib-bench-${process.pid}`;
 const host = detectCgroups();
-
-/** Samples by what was measured, then by whose. */
-class Samples {
-  readonly #values = new Map<string, Map<string, number[]>>();
-
-  add(what: string, whose: string, value: number): void {
-    const of = this.#values.get(what) ?? new Map<string, number[]>();
-    this.#values.set(what, of);
-    of.set(whose, [...(of.get(whose) ?? []), value]);
-  }
-
-  medians(what: string): Record<string, number> {
-    const of = [...(this.#values.get(what) ?? new Map<string, number[]>())];
-    return Object.fromEntries(of.map(([whose, values]) => [whose, median(values)]));
-  }
-
-  toJSON() {
-    const spread = (values: number[]) => ({
-      p50: median(values),
-      p90: percentile(values, 90),
-      samples: values,
-    });
-    return Object.fromEntries(
-      [...this.#values].map(([what, of]) => [
-        what,
-        Object.fromEntries([...of].map(([whose, values]) => [whose, spread(values)])),
-      ]),
-    );
-  }
-}
 
 const samples = new Samples();
 
@@ -161,7 +132,7 @@ function figures(): Figure[] {
     return { name, unit, crib, peers, limit: options["peers-only"] ? undefined : limit };
   };
   const bare = (what: string) => samples.medians(what).runc ?? Number.NaN;
-  return [
+  const all = [
     figure("pod up", "pod up, host network", "ms", {
       value: (bare("pod up") * 45) / 33,
       text: "45/33 of runc create + start",
@@ -177,6 +148,7 @@ function figures(): Figure[] {
       text: "15 MB",
     }),
   ];
+  return options["peers-only"] ? all : [...all, ...monitorFigures(samples)];
 }
 
 async function measure(registry: BenchRegistry): Promise<void> {
@@ -204,6 +176,8 @@ async function measure(registry: BenchRegistry): Promise<void> {
     await measureTimes(runc, subjects);
     say(`memory of ${PODS} idle pods each`);
     await measureMonitors(runc, subjects);
+    say("the monitor alone, beside conmon");
+    await measureMonitor(samples, runc, { own: !options["peers-only"] });
   } finally {
     await crib?.stop();
     await containerd?.stop();
