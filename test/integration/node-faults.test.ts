@@ -10,6 +10,7 @@ import {
   refusal,
   startNode,
   type TestNode,
+  until,
 } from "../fixtures/pods.ts";
 
 let node: TestNode | undefined;
@@ -39,6 +40,13 @@ const own = { namespaceOptions: { pid: 1 } };
 const below = (cgroupParent: string): PodConfig => ({
   linux: { cgroupParent, securityContext: own },
 });
+
+/** What is there when the program of the only container runs. */
+async function settled(on: TestNode): Promise<string[]> {
+  await on.runtime.status({ verbose: true });
+  await until("sleep", () => on.leftovers().some((it) => /process \d+ sleep 1000$/.test(it)));
+  return on.leftovers();
+}
 
 const SLICE = "/kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podx.slice";
 
@@ -75,11 +83,9 @@ test("a full /run: pods and containers are refused, those that run live on", asy
   mounted.push(state);
   const on = await start({ directory });
   const pod = await on.pod();
-  const running = await on.run(pod, {
-    command: ["sh", "-c", "while [ ! -e /dev/shm/end ]; do sleep 0.05; done; exit 8"],
-  });
-  await on.runtime.status({ verbose: true });
-  const before = on.leftovers();
+  const command = ["sh", "-c", "trap 'exit 8' TERM; sleep 1000 & wait"];
+  const running = await on.run(pod, { command });
+  const before = await settled(on);
   const fill = `cat /dev/zero >> ${state}/filler; ! echo > ${state}/filler.more`;
   expect(Bun.spawnSync(["sh", "-c", fill], { stderr: "ignore" }).exitCode).toBe(0);
   for (const refused of [await refusal(on.pod()), await refusal(on.create(pod))]) {
@@ -91,8 +97,8 @@ test("a full /run: pods and containers are refused, those that run live on", asy
   expect((await on.status(running)).state).toBe(ContainerState.CONTAINER_RUNNING);
   rmSync(`${state}/filler`);
   rmSync(`${state}/filler.more`);
-  await on.sh(running, "touch /dev/shm/end");
-  expect(await on.exited(running)).toMatchObject({ exitCode: 8 });
+  await on.runtime.stopContainer({ containerId: running.id, timeout: 20n });
+  expect(await on.status(running)).toMatchObject({ exitCode: 8 });
   await on.run(await on.pod());
 });
 
@@ -104,7 +110,7 @@ test("without a controller a limit of it is refused by name, and containers with
   const on = await start();
   const pod = await on.pod();
   const running = await on.run(pod);
-  const before = on.leftovers();
+  const before = await settled(on);
   const linux = { resources: { memoryLimitInBytes: 67_108_864n }, securityContext: own };
   const refused = await refusal(on.create(pod, { linux }));
   expect(refused.code).toBe("FailedPrecondition");
