@@ -183,7 +183,11 @@ async function build(core: Core, made: Build): Promise<void> {
 
   operation.stage(`${runtime.handler} create`);
   await runCreate(core, monitor, record, {
-    argv: runtime.createArgv(record.id, paths.bundle, paths.pidFile, paths.runtimeLog),
+    argv: runtime.createArgv(record.id, paths.bundle, {
+      pid: paths.pidFile,
+      log: paths.runtimeLog,
+      console: consoleSocketOf(record),
+    }),
     explain: () => runtime.readLog(paths.runtimeLog),
   });
 }
@@ -252,6 +256,11 @@ function targetPidNamespace(
   return `/proc/${target.pid}/ns/pid`;
 }
 
+/** Its name in the bundle. */
+function consoleSocketOf(record: ContainerRecord): string | undefined {
+  return record.config.tty ? "console.sock" : undefined;
+}
+
 async function runCreate(
   core: Core,
   monitor: Monitor,
@@ -269,6 +278,7 @@ async function runCreate(
     logBytesPerSecond: core.config.container.log_limit_bytes_per_second,
     stdin: record.config.stdin,
     stdinOnce: record.config.stdinOnce,
+    consoleSocket: consoleSocketOf(record),
     pidFile: paths.pidFile,
     oomFile: oomFile(core.cgroups, record.cgroup),
     deadlineMs,

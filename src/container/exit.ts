@@ -1,7 +1,7 @@
 import { messageOf } from "../error.ts";
 import { killAll } from "../linux/cgroup.ts";
-import type { ContainerExit } from "../monitor/client.ts";
 import { readExitRecords } from "../monitor/exits.ts";
+import type { ContainerExit } from "../monitor/types.ts";
 import { log } from "../observe/log.ts";
 import { nowNs } from "../state/clock.ts";
 import type { ContainerRecord } from "../state/records.ts";

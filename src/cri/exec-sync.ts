@@ -7,11 +7,12 @@ import { requireId } from "./ids.ts";
 /** ExecSync. */
 export function execSyncRpcs({ core }: CriContext) {
   return {
-    execSync({ containerId, cmd, timeout }) {
+    execSync({ containerId, cmd, timeout }, { signal }) {
       return execSync(core, {
         containerId: requireId("container_id", containerId),
         command: cmd,
         timeoutSeconds: Number(timeout),
+        signal,
       });
     },
   } satisfies Partial<ServiceImpl<typeof RuntimeService>>;

@@ -1,282 +1,78 @@
-import { closeSync, constants, openSync } from "node:fs";
-import type { Socket } from "bun";
+import type { Socket } from "node:net";
 import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
+import { Connection } from "./connection.ts";
 import { withDeadline } from "./deadline.ts";
+import type { Frame } from "./frame.ts";
 import {
   Answer,
-  type ContainerExit,
-  type ContainerRecord,
-  type CreateRequest,
-  type CreateResult,
   decodeCreate,
-  decodeError,
   decodeExec,
   decodeHello,
   decodeRecord,
-  type ExecRequest,
-  type ExecResult,
+  encodeAttach,
+  encodeCancel,
   encodeCreate,
+  encodeDial,
   encodeEmpty,
   encodeExec,
   encodeForId,
   encodeHello,
   encodeKill,
-  type Frame,
-  FrameParser,
+  encodeResize,
   type Hello,
   PROTOCOL_VERSION,
   Request,
+  STREAMS_VERSION,
+  type StreamNumbers,
 } from "./protocol.ts";
-
-export type {
+import { openStream, type Stream } from "./stream.ts";
+import type {
   ContainerExit,
   ContainerRecord,
   CreateRequest,
   CreateResult,
   ExecRequest,
   ExecResult,
-};
+  Wants,
+} from "./types.ts";
 
 /** How long a container's exit waits for the end of its log when a descendant holds it open. */
 const LOG_DRAIN_MS = 2_000;
 /** What a request may take beyond the deadlines that the monitor itself keeps. */
 const MARGIN_MS = 10_000;
 
-interface Pending {
-  /** For frames that belong to the request but do not end it. */
-  onPart?: (frame: Frame) => void;
-  resolve(payload: Uint8Array): void;
-  reject(error: Error): void;
-  timer: Timer | undefined;
+/** The live streams of a process, and what the monitor says in the end. */
+export interface Live<Result> {
+  /** stdin and stdout; undefined when neither is wanted. */
+  readonly io: Socket | undefined;
+  readonly stderr: Socket | undefined;
+  resize(size: { columns: number; rows: number }): void;
+  /** All output is on the sockets then. */
+  readonly ended: Promise<Result>;
+  /** Gives back the sockets. Idempotent. */
+  close(): void;
 }
 
-/**
- * The connection to one pod's monitor.
- *
- * Every request fails with `Unavailable` when the monitor or the connection is gone, with
- * `DeadlineExceeded` when it answers too late, and with the monitor's own code otherwise.
- */
-export class Monitor {
-  /** Resolves when the monitor died, was shut down, or another daemon took the connection. */
-  readonly closed: Promise<void>;
-  private hello: Hello | undefined;
-  private socket: Socket | undefined;
-  private unsent: Uint8Array[] = [];
-  private readonly pending = new Map<number, Pending>();
-  private lastRequest = 0;
+/** A promise that nobody need wait for. */
+function quiet<T>(promise: Promise<T>): Promise<T> {
+  promise.catch(() => undefined);
+  return promise;
+}
+
+/** Exits that came before there was a listener are kept for it. */
+class Exits {
   private listener: ((exit: ContainerExit) => void) | undefined;
-  /** Exits that came before there was a listener. */
   private early: ContainerExit[] = [];
-  private markClosed: () => void = () => {};
 
-  private constructor(
-    private readonly directory: string,
-    private readonly deadlineMs: number,
-  ) {
-    this.closed = new Promise((resolve) => {
-      this.markClosed = resolve;
-    });
-  }
-
-  /**
-   * Connects to the monitor whose socket is in `directory`. A daemon that was connected before is
-   * cut off, its execs are killed; everything else is as it was.
-   */
-  static async connect(directory: string, deadlineMs: number): Promise<Monitor> {
-    const monitor = new Monitor(directory, deadlineMs);
-    await monitor.open();
-    try {
-      const payload = await monitor.request(encodeHello, deadlineMs);
-      monitor.hello = decodeHello(payload);
-      if (monitor.hello.version !== PROTOCOL_VERSION) {
-        const versions = `speaks protocol ${monitor.hello.version}, not ${PROTOCOL_VERSION}`;
-        throw new CribError("FailedPrecondition", `pod monitor in ${directory} ${versions}`);
-      }
-      return monitor;
-    } catch (error) {
-      monitor.disconnect();
-      throw error;
-    }
-  }
-
-  get pid(): number {
-    return this.hello?.pid ?? 0;
-  }
-
-  /** Of the process that is pid 1 of the pod's shared PID namespace. */
-  get pausePid(): number | undefined {
-    return this.hello?.pausePid;
-  }
-
-  get podId(): string {
-    return this.hello?.podId ?? "";
-  }
-
-  /** Exits that were already recorded when this daemon connected are in `list`, not here. */
-  onExit(listener: (exit: ContainerExit) => void): void {
+  listen(listener: (exit: ContainerExit) => void): void {
     this.listener = listener;
     const early = this.early;
     this.early = [];
     for (const exit of early) listener(exit);
   }
 
-  /** Runs the runtime's create; its container becomes a child of the monitor. */
-  async create(r: CreateRequest): Promise<CreateResult> {
-    const encode = (request: number) => encodeCreate(request, r, LOG_DRAIN_MS);
-    return decodeCreate(await this.request(encode, r.deadlineMs + MARGIN_MS));
-  }
-
-  /** Runs the runtime's `exec --detach`; the chunks are only valid during the call. */
-  async exec(
-    r: ExecRequest,
-    output: { stdout(chunk: Uint8Array): void; stderr(chunk: Uint8Array): void },
-  ): Promise<ExecResult> {
-    const limitMs = r.timeoutMs === 0 ? 0 : r.timeoutMs + r.drainMs + MARGIN_MS;
-    const payload = await this.request(
-      (request) => encodeExec(request, r),
-      limitMs,
-      ({ type, payload }) => {
-        if (type !== Answer.execOutput) return;
-        const chunk = payload.subarray(1);
-        if (payload[0] === 2) output.stderr(chunk);
-        else output.stdout(chunk);
-      },
-    );
-    return decodeExec(payload);
-  }
-
-  /** Opens the container's log path anew (after its file was renamed); loses nothing. */
-  async reopenLog(id: string): Promise<void> {
-    await this.request((request) => encodeForId(request, Request.reopenLog, id));
-  }
-
-  /** Signals the container's init; FailedPrecondition when it does not run (any more). */
-  async kill(id: string, signal: number): Promise<void> {
-    await this.request((request) => encodeKill(request, id, signal));
-  }
-
-  async list(): Promise<ContainerRecord[]> {
-    const records: ContainerRecord[] = [];
-    await this.request(
-      (request) => encodeEmpty(request, Request.list),
-      this.deadlineMs,
-      ({ type, payload }) => {
-        if (type === Answer.listEntry) records.push(decodeRecord(payload));
-      },
-    );
-    return records;
-  }
-
-  /** Drops an exited container and its exit record; first cancels one that is being created. */
-  async forget(id: string): Promise<void> {
-    await this.request((request) => encodeForId(request, Request.forget, id));
-  }
-
-  /** Ends the monitor and the pause, whatever still runs; the caller unmounts the pins. */
-  async shutdown(): Promise<void> {
-    await this.request((request) => encodeEmpty(request, Request.shutdown));
-    await withDeadline(this.closed, this.deadlineMs, "pod monitor: shutdown");
-  }
-
-  /** Leaves the monitor as it is; `closed` resolves. */
-  disconnect(): void {
-    this.socket?.terminate();
-    this.close();
-  }
-
-  private async open(): Promise<void> {
-    /* Through /proc, because the directory's own path may be longer than a socket's may be. */
-    const flags = constants.O_RDONLY | constants.O_DIRECTORY;
-    const directory = await openDirectory(this.directory, flags);
-    const parser = new FrameParser((frame) => this.receive(frame));
-    try {
-      const connecting = Bun.connect({
-        unix: `/proc/self/fd/${directory}/monitor.sock`,
-        socket: {
-          data: (_, chunk) => this.parse(parser, chunk),
-          drain: () => this.flush(),
-          close: () => this.close(),
-          error: (_, error) => {
-            log().warn({ directory: this.directory, error: error.message }, "pod monitor socket");
-          },
-        },
-      });
-      this.socket = await withDeadline(connecting, this.deadlineMs, "pod monitor: connect");
-    } catch (error) {
-      const where = `pod monitor in ${this.directory}`;
-      throw new CribError("Unavailable", `${where}: ${messageOf(error)}`, { cause: error });
-    } finally {
-      closeSync(directory);
-    }
-  }
-
-  private request(
-    encode: (request: number) => Uint8Array,
-    limitMs = this.deadlineMs,
-    onPart?: (frame: Frame) => void,
-  ): Promise<Uint8Array> {
-    this.lastRequest = (this.lastRequest % 0x7fffffff) + 1;
-    const number = this.lastRequest;
-    const { promise, resolve, reject } = Promise.withResolvers<Uint8Array>();
-    const bytes = encode(number);
-    if (this.socket === undefined) return Promise.reject(this.gone());
-    const expire = () => {
-      this.pending.delete(number);
-      const text = `pod monitor in ${this.directory}: no answer within ${limitMs} ms`;
-      reject(new CribError("DeadlineExceeded", text));
-    };
-    const timer = limitMs > 0 ? setTimeout(expire, limitMs) : undefined;
-    this.pending.set(number, { onPart, resolve, reject, timer });
-    this.unsent.push(bytes);
-    this.flush();
-    return promise;
-  }
-
-  private flush(): void {
-    while (this.socket !== undefined) {
-      const bytes = this.unsent[0];
-      if (bytes === undefined) return;
-      const sent = this.socket.write(bytes);
-      if (sent < bytes.length) {
-        if (sent > 0) this.unsent[0] = bytes.subarray(sent);
-        return;
-      }
-      this.unsent.shift();
-    }
-  }
-
-  private parse(parser: FrameParser, chunk: Uint8Array): void {
-    try {
-      parser.push(chunk);
-    } catch (error) {
-      log().error({ directory: this.directory, error: messageOf(error) }, "pod monitor protocol");
-      this.disconnect();
-    }
-  }
-
-  private receive(frame: Frame): void {
-    if (frame.type === Answer.exit) {
-      const { exit } = decodeRecord(frame.payload);
-      if (exit !== undefined) this.tell(exit);
-      return;
-    }
-    const pending = this.pending.get(frame.request);
-    if (pending === undefined) return;
-    const isReply = (frame.type & 0xc000) === Answer.reply;
-    if (!isReply && frame.type !== Answer.error) {
-      this.part(frame, pending);
-      return;
-    }
-    // First: should it throw, the request is still among those that the lost connection ends.
-    const error = isReply ? undefined : decodeError(frame.payload);
-    this.pending.delete(frame.request);
-    clearTimeout(pending.timer);
-    if (error === undefined) pending.resolve(frame.payload.slice());
-    else pending.reject(error);
-  }
-
-  private tell(exit: ContainerExit): void {
+  tell(exit: ContainerExit): void {
     if (this.listener === undefined) {
       this.early.push(exit);
       return;
@@ -287,40 +83,229 @@ export class Monitor {
       log().error({ id: exit.id, error: messageOf(error) }, "a container's exit was not handled");
     }
   }
-
-  /** What the receiver throws ends its own request, not the connection. */
-  private part(frame: Frame, pending: Pending): void {
-    try {
-      pending.onPart?.(frame);
-    } catch (error) {
-      this.pending.delete(frame.request);
-      clearTimeout(pending.timer);
-      pending.reject(error instanceof Error ? error : new Error(String(error)));
-    }
-  }
-
-  private gone(): CribError {
-    return new CribError("Unavailable", `pod monitor in ${this.directory} is gone`);
-  }
-
-  private close(): void {
-    if (this.socket === undefined) return;
-    this.socket = undefined;
-    this.unsent = [];
-    for (const { reject, timer } of this.pending.values()) {
-      clearTimeout(timer);
-      reject(this.gone());
-    }
-    this.pending.clear();
-    this.markClosed();
-  }
 }
 
-async function openDirectory(path: string, flags: number): Promise<number> {
-  try {
-    return openSync(path, flags);
-  } catch (error) {
-    const text = `pod monitor in ${path}: ${messageOf(error)}`;
-    throw new CribError("Unavailable", text, { cause: error });
+/** One pod's monitor. For failures see `Connection`. */
+export class Monitor {
+  private constructor(
+    private readonly connection: Connection,
+    private readonly hello: Hello,
+    private readonly exits: Exits,
+  ) {}
+
+  /**
+   * Connects to the monitor whose socket is in `directory`. A daemon that was connected before is cut
+   * off, its execs without streams are killed; everything else is as it was.
+   */
+  static async connect(directory: string, deadlineMs: number): Promise<Monitor> {
+    const exits = new Exits();
+    const connection = await Connection.open(directory, deadlineMs, ({ payload }) => {
+      const { exit } = decodeRecord(payload);
+      if (exit !== undefined) exits.tell(exit);
+    });
+    try {
+      const hello = decodeHello(await connection.call(encodeHello).reply);
+      return new Monitor(connection, hello, exits);
+    } catch (error) {
+      connection.disconnect();
+      throw error;
+    }
+  }
+
+  /** Resolves when the monitor died, was shut down, or another daemon took the connection. */
+  get closed(): Promise<void> {
+    return this.connection.closed;
+  }
+
+  get pid(): number {
+    return this.hello.pid;
+  }
+
+  /** Of the process that is pid 1 of the pod's shared PID namespace. */
+  get pausePid(): number | undefined {
+    return this.hello.pausePid;
+  }
+
+  get podId(): string {
+    return this.hello.podId;
+  }
+
+  /**
+   * @param what it needs: terminals, attaching, ...
+   * @throws CribError Unimplemented: a monitor lives as long as its pod, and this one is too old.
+   */
+  requireStreams(what: string): void {
+    const version = Math.min(this.hello.version, PROTOCOL_VERSION);
+    if (version >= STREAMS_VERSION) return;
+    throw new CribError(
+      "Unimplemented",
+      `${what}: this pod was started by an older Crib, whose monitor cannot do that (protocol ` +
+        `${version}, ${STREAMS_VERSION} is needed): make the pod anew`,
+    );
+  }
+
+  /** Exits that were already recorded when this daemon connected are in `list`, not here. */
+  onExit(listener: (exit: ContainerExit) => void): void {
+    this.exits.listen(listener);
+  }
+
+  /** Runs the runtime's create; its container becomes a child of the monitor. */
+  async create(r: CreateRequest): Promise<CreateResult> {
+    if (r.consoleSocket !== undefined) this.requireStreams("tty");
+    const encode = (request: number) => encodeCreate(request, r, LOG_DRAIN_MS);
+    const limitMs = r.deadlineMs + MARGIN_MS;
+    return decodeCreate(await this.connection.call(encode, { limitMs }).reply);
+  }
+
+  /**
+   * Runs the runtime's `exec --detach`; the chunks are only valid during the call.
+   *
+   * @param signal aborted: the process is killed, and the result soon there.
+   */
+  async exec(
+    r: ExecRequest,
+    output: { stdout(chunk: Uint8Array): void; stderr(chunk: Uint8Array): void },
+    signal?: AbortSignal,
+  ): Promise<ExecResult> {
+    const limitMs = r.timeoutMs === 0 ? 0 : r.timeoutMs + r.drainMs + MARGIN_MS;
+    const { request, reply } = this.connection.call((request) => encodeExec(request, r), {
+      limitMs,
+      onPart: ({ type, payload }) => {
+        if (type !== Answer.execOutput) return;
+        const chunk = payload.subarray(1);
+        if (payload[0] === 2) output.stderr(chunk);
+        else output.stdout(chunk);
+      },
+    });
+    const cancel = () => this.send((number) => encodeCancel(number, request));
+    signal?.addEventListener("abort", cancel);
+    try {
+      if (signal?.aborted) cancel();
+      return decodeExec(await reply);
+    } finally {
+      signal?.removeEventListener("abort", cancel);
+    }
+  }
+
+  /**
+   * The same with live streams. When these close before its end the process is not killed: its terminal
+   * hangs up, its input ends, its output breaks.
+   *
+   * @param consoleSocket with a terminal: as in `CreateRequest`; `r.cwd` is the directory.
+   */
+  async execLive(r: ExecRequest, wants: Wants, consoleSocket: string): Promise<Live<ExecResult>> {
+    const { of, ...live } = await this.live("exec", wants, (request, streams) =>
+      encodeExec(request, r, { ...streams, wants, consoleSocket }),
+    );
+    return {
+      ...live,
+      resize: (size) => this.send((number) => encodeResize(number, of, size)),
+      ended: quiet(live.ended.then(decodeExec)),
+    };
+  }
+
+  /** Shows the container's output from now on. Ends when the container does, or the client leaves. */
+  async attach(id: string, wants: Wants): Promise<Live<void>> {
+    const { of: _, ...live } = await this.live("attach", wants, (request, streams) =>
+      encodeAttach(request, id, wants, streams),
+    );
+    return {
+      ...live,
+      resize: (size) => this.send((number) => encodeResize(number, id, size)),
+      ended: quiet(live.ended.then(() => undefined)),
+    };
+  }
+
+  /** A connection to a port of localhost in the pod's network namespace, IPv4, else IPv6. */
+  async dial(port: number, deadlineMs: number): Promise<Socket> {
+    this.requireStreams("port-forward");
+    const stream = await this.openStream();
+    try {
+      const encode = (request: number) => encodeDial(request, stream.number, port, deadlineMs);
+      await this.connection.call(encode, { limitMs: deadlineMs + MARGIN_MS }).reply;
+      return stream.socket;
+    } catch (error) {
+      stream.socket.destroy();
+      throw error;
+    }
+  }
+
+  /** Opens the container's log path anew (after its file was renamed); loses nothing. */
+  async reopenLog(id: string): Promise<void> {
+    await this.connection.call((request) => encodeForId(request, Request.reopenLog, id)).reply;
+  }
+
+  /** Signals the container's init; FailedPrecondition when it does not run (any more). */
+  async kill(id: string, signal: number): Promise<void> {
+    await this.connection.call((request) => encodeKill(request, id, signal)).reply;
+  }
+
+  async list(): Promise<ContainerRecord[]> {
+    const records: ContainerRecord[] = [];
+    const onPart = ({ type, payload }: Frame) => {
+      if (type === Answer.listEntry) records.push(decodeRecord(payload));
+    };
+    await this.connection.call((request) => encodeEmpty(request, Request.list), { onPart }).reply;
+    return records;
+  }
+
+  /** Drops an exited container and its exit record; first cancels one that is being created. */
+  async forget(id: string): Promise<void> {
+    await this.connection.call((request) => encodeForId(request, Request.forget, id)).reply;
+  }
+
+  /** Ends the monitor and the pause, whatever still runs; the caller unmounts the pins. */
+  async shutdown(): Promise<void> {
+    await this.connection.call((request) => encodeEmpty(request, Request.shutdown)).reply;
+    await withDeadline(this.closed, this.connection.deadlineMs, "pod monitor: shutdown");
+  }
+
+  /** Leaves the monitor as it is; `closed` resolves. */
+  disconnect(): void {
+    this.connection.disconnect();
+  }
+
+  private openStream(): Promise<Stream> {
+    return openStream(this.connection.directory, this.connection.deadlineMs);
+  }
+
+  /** A request whose reply tells nothing: what it is about may have ended meanwhile. */
+  private send(encode: (request: number) => Uint8Array): void {
+    this.connection.call(encode).reply.catch((error: unknown) => {
+      log().debug({ error: messageOf(error) }, "pod monitor");
+    });
+  }
+
+  /** Opens the streams that are wanted, then makes the request that names them. */
+  private async live(
+    what: string,
+    wants: Wants,
+    encode: (request: number, streams: StreamNumbers) => Uint8Array,
+  ): Promise<Omit<Live<Uint8Array>, "resize"> & { of: number }> {
+    this.requireStreams(what);
+    const wanted = [wants.stdin || wants.stdout || wants.tty, wants.stderr];
+    const streams = await Promise.all(wanted.map((is) => (is ? this.openStream() : undefined)));
+    const [io, stderr] = streams;
+    const close = () => {
+      for (const stream of streams) stream?.socket.destroy();
+    };
+    try {
+      const numbers = { io: io?.number ?? 0, stderr: stderr?.number ?? 0 };
+      const call = this.connection.call((request) => encode(request, numbers), { limitMs: 0 });
+      // Nothing to say: so it can close as soon as all is read.
+      if (!wants.stdin) io?.socket.end();
+      if (!wants.stdout) io?.socket.resume();
+      stderr?.socket.end();
+      return {
+        io: io?.socket,
+        stderr: stderr?.socket,
+        ended: quiet(call.reply),
+        close,
+        of: call.request,
+      };
+    } catch (error) {
+      close();
+      throw error;
+    }
   }
 }

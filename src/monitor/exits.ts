@@ -3,7 +3,7 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
-import type { ContainerExit } from "./protocol.ts";
+import type { ContainerExit } from "./types.ts";
 
 const byte = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(255));
 const bigint = v.pipe(

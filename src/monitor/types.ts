@@ -34,6 +34,11 @@ export interface CreateRequest {
   /** Give the container a stdin that stays open; otherwise it is /dev/null. */
   stdin: boolean;
   stdinOnce: boolean;
+  /**
+   * With a terminal: the name of the socket in `cwd` that the runtime sends it to. As a name it is short
+   * enough for a socket's address, wherever the directory is.
+   */
+  consoleSocket?: string;
   /** Written by the runtime, read and removed by the monitor. */
   pidFile: string;
   /** The cgroup's memory.events (v2) or memory.oom_control (v1); "" for none. */
@@ -48,6 +53,14 @@ export interface CreateResult {
   pid: number;
   /** Why there is no container, where the runtime itself could not say it in its log. */
   startError?: string;
+}
+
+/** What a client wants of a process. With `tty` its output is one: there is no stderr. */
+export interface Wants {
+  stdin: boolean;
+  stdout: boolean;
+  stderr: boolean;
+  tty: boolean;
 }
 
 export interface ExecRequest {

@@ -1,6 +1,7 @@
-/* The control socket: one daemon at a time, bounded queues in both directions. */
+/* The control connection: one daemon at a time, bounded queues in both directions. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -47,19 +48,35 @@ static void disconnect(void) {
   client.greeted = false;
   containers_abandon();
   execs_abandon();
+  streams_abandon();
+}
+
+static int next_connection(void) {
+  int fd = accept4(client.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  if (fd >= 0 || (errno != EMFILE && errno != ENFILE)) return fd;
+  /* No descriptor is left: it is turned away, or it would wake the loop for ever. */
+  close(monitor.spare);
+  fd = accept4(client.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+  unwatch_close(&fd);
+  monitor.spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
+  return -1;
 }
 
 void client_accept(void) {
-  int fd = accept4(client.listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
-  if (fd < 0) return;
-  struct ucred peer;
-  socklen_t size = sizeof peer;
-  if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 ||
-      (peer.uid != 0 && peer.uid != geteuid())) {
-    close(fd);
-    return;
+  int fd;
+  while ((fd = next_connection()) >= 0) {
+    struct ucred peer;
+    socklen_t size = sizeof peer;
+    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size) != 0 ||
+        (peer.uid != 0 && peer.uid != geteuid()))
+      close(fd);
+    else
+      stream_open(fd);
   }
-  /* The newest daemon is the right one: the old one is dead, or about to find out. */
+}
+
+void client_take(int fd) {
+  /* The one before is dead, or about to find out. */
   disconnect();
   client.fd = fd;
   client.events = EPOLLIN;
@@ -158,7 +175,7 @@ static void hello(struct reader *reader, uint32_t request) {
   }
   client.greeted = true;
   struct writer writer = client_frame(REPLY | HELLO, request);
-  write_u16(&writer, PROTOCOL_VERSION);
+  write_u16(&writer, version < PROTOCOL_VERSION ? version : PROTOCOL_VERSION);
   write_u16(&writer, 0);
   write_u32(&writer, (uint32_t)getpid());
   write_u32(&writer, (uint32_t)monitor.pause);
@@ -183,6 +200,10 @@ static void dispatch(const struct frame *frame) {
     case REOPEN_LOG: container_reopen_log(&reader, frame->request); break;
     case LIST: containers_list(frame->request); break;
     case FORGET: container_forget(&reader, frame->request); break;
+    case ATTACH: container_attach(&reader, frame->request); break;
+    case RESIZE: container_resize(&reader, frame->request); break;
+    case CANCEL: exec_cancel(&reader, frame->request); break;
+    case DIAL: dial_start(&reader, frame->request); break;
     case SHUTDOWN:
       monitor.stopping = true;
       client_reply(SHUTDOWN, frame->request);

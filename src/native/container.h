@@ -14,8 +14,14 @@ struct container {
   uint64_t deadline, drain_until; /* now_ms, 0: none */
   uint32_t drain_ms;
   bool deadline_passed, recorded;
-  int input; /* write end of its stdin, -1: none */
-  int streams[2];
+  bool tty, has_stdin, stdin_once;
+  bool held[2];   /* a stream that is not watched, because an attached client is behind */
+  int attached;   /* streams of clients */
+  int input;      /* write end of its stdin, or its terminal's master; -1: none */
+  int streams[2]; /* a terminal is [0] */
+  int console;    /* where the runtime sends the terminal, while it is created */
+  int peer; /* the terminal's other side, held open: no process need have it open all the time */
+  struct terminal_size size;
   struct log_file log;
   time_t loss_told_at;
   struct log_stream lines[2];
@@ -31,11 +37,17 @@ enum { LOG_PATH, PID_PATH, OOM_PATH };
 
 extern struct container containers[MAX_CONTAINERS]; /* a slot's index is its place in here */
 
+/* containers.c: the container that a request names, or NULL, and the error is sent. */
+struct container *container_named(struct reader *reader, uint32_t request);
+
 /* container_io.c */
 int container_open_log(const char *path, char *error, size_t size); /* -1 and a text */
 /* Makes the pipes; the runtime's ends go to `ends`, [0] stays -1 without stdin. */
-bool container_open_stdio(struct container *it, bool has_stdin, int ends[3], char *error,
-                          size_t size);
+bool container_open_stdio(struct container *it, int ends[3], char *error, size_t size);
+/* Takes the terminal that the runtime has sent; false when it sent none. */
+bool container_open_terminal(struct container *it);
+void container_watch(struct container *it);  /* its output, and its input */
+void container_resume(struct container *it); /* watches again what was held */
 /* One read of a stream into the log; false at its end or when nothing is there. */
 bool container_pump(struct container *it, unsigned stream);
 /* Logs what is in its pipes now: more than they can hold, but not for ever. */

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -24,29 +25,24 @@ int container_open_log(const char *path, char *error, size_t size) {
   return fd;
 }
 
-bool container_open_stdio(struct container *it, bool has_stdin, int ends[3], char *error,
-                          size_t size) {
-  int pipes[3][2];
-  for (int i = has_stdin ? 0 : 1; i < 3; i++) {
-    if (pipe2(pipes[i], O_CLOEXEC) != 0) {
-      snprintf(error, size, "pipe: %s", strerror(errno));
-      return false;
-    }
-    int ours = i == 0 ? pipes[i][1] : pipes[i][0];
-    fcntl(ours, F_SETFL, O_NONBLOCK);
-    ends[i] = i == 0 ? pipes[i][0] : pipes[i][1];
-    if (i == 0) {
-      it->input = ours;
-      continue;
-    }
-    it->streams[i - 1] = ours;
-    void *carry = mmap(NULL, LOG_LINE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (carry == MAP_FAILED) {
-      snprintf(error, size, "mmap: %s", strerror(errno));
-      unwatch_close(&it->streams[i - 1]);
-      return false;
-    }
-    it->lines[i - 1] = (struct log_stream){.carry = carry, .name = i == 1 ? "stdout" : "stderr"};
+static bool open_line(struct container *it, unsigned stream, int fd) {
+  void *carry = mmap(NULL, LOG_LINE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (carry == MAP_FAILED) return false;
+  it->streams[stream] = fd;
+  it->lines[stream] =
+      (struct log_stream){.carry = carry, .name = stream == 0 ? "stdout" : "stderr"};
+  return true;
+}
+
+bool container_open_stdio(struct container *it, int ends[3], char *error, size_t size) {
+  if (it->has_stdin && !open_pipe(0, &it->input, &ends[0], error, size)) return false;
+  for (int i = 1; i < 3; i++) {
+    int ours;
+    if (!open_pipe(i, &ours, &ends[i], error, size)) return false;
+    if (open_line(it, (unsigned)i - 1, ours)) continue;
+    snprintf(error, size, "mmap: %s", strerror(errno));
+    close(ours);
+    return false;
   }
   return true;
 }
@@ -67,6 +63,34 @@ static void tell_loss(struct container *it, struct timespec now) {
            it->log.gone ? "it was removed" : strerror(it->log.error));
 }
 
+bool container_open_terminal(struct container *it) {
+  int master = terminal_receive(&it->console);
+  if (master < 0) return false;
+  if (!open_line(it, 0, master)) {
+    close(master);
+    return false;
+  }
+  terminal_resize(master, it->size);
+  it->peer = terminal_peer(master);
+  if (it->has_stdin) it->input = fcntl(master, F_DUPFD_CLOEXEC, 3);
+  return it->peer >= 0 && (!it->has_stdin || it->input >= 0);
+}
+
+void container_watch(struct container *it) {
+  unsigned index = (unsigned)(it - containers);
+  for (unsigned stream = 0; stream < 2; stream++)
+    if (it->streams[stream] >= 0) watch(it->streams[stream], EPOLLIN, WATCH_LOG, stream, index);
+  if (it->input >= 0) watch(it->input, EPOLLOUT | EPOLLET, WATCH_INPUT, 0, index);
+}
+
+void container_resume(struct container *it) {
+  for (unsigned stream = 0; stream < 2; stream++) {
+    if (it->held[stream] && it->streams[stream] >= 0)
+      watch(it->streams[stream], EPOLLIN, WATCH_LOG, stream, (unsigned)(it - containers));
+    it->held[stream] = false;
+  }
+}
+
 void container_close_stream(struct container *it, unsigned stream) {
   if (it->streams[stream] < 0) return;
   struct timespec now = wall_time();
@@ -75,6 +99,7 @@ void container_close_stream(struct container *it, unsigned stream) {
   log_end(&it->log, &it->lines[stream], now);
   tell_loss(it, now);
   munmap(it->lines[stream].carry, LOG_LINE);
+  if (it->attached > 0) attach_output_ended((unsigned)(it - containers), stream);
   if (it->streams[0] < 0 && it->streams[1] < 0) unwatch_close(&it->log.fd);
 }
 
@@ -88,6 +113,8 @@ bool container_pump(struct container *it, unsigned stream) {
   } else if (count == 0 || errno != EAGAIN) {
     container_close_stream(it, stream);
   }
+  if (count > 0 && it->attached > 0)
+    attach_output((unsigned)(it - containers), stream, scratch.read, (size_t)count);
   return count > 0;
 }
 
@@ -99,6 +126,12 @@ void container_drain(struct container *it) {
 void container_stream_ready(unsigned index, unsigned stream) {
   struct container *it = &containers[index];
   if (it->streams[stream] < 0 || it->id[0] == 0) return;
+  if (it->attached > 0 && it->state == RUNNING && !attach_has_room(index, stream)) {
+    epoll_ctl(monitor.epoll, EPOLL_CTL_DEL, it->streams[stream], NULL);
+    it->held[stream] = true;
+    return;
+  }
   container_pump(it, stream);
   if (it->state == DRAINING && it->streams[0] < 0 && it->streams[1] < 0) container_report_exit(it);
+  if (it->state == EXITED && it->attached > 0) attach_ended(index);
 }

@@ -34,6 +34,8 @@ static void discard(struct container *it) {
   unwatch_close(&it->log.fd);
   unwatch_close(&it->input);
   unwatch_close(&it->oom);
+  unwatch_close(&it->console);
+  unwatch_close(&it->peer);
   it->id[0] = 0;
 }
 
@@ -47,6 +49,14 @@ static void answer_create(struct container *it, int status, const char *error) {
   it->request = 0;
 }
 
+/* Its first process has ended: no attached client holds up what there is still to be read. */
+static void init_ended(struct container *it, const struct ending *ending) {
+  unwatch_close(&it->peer);
+  container_ended(it, ending);
+  container_resume(it);
+  if (it->state == EXITED && it->attached > 0) attach_ended((unsigned)(it - containers));
+}
+
 static void runtime_ended(struct container *it, int status) {
   struct ending ending;
   it->runtime = 0;
@@ -54,12 +64,14 @@ static void runtime_ended(struct container *it, int status) {
   pid_t pid = take_pid_file(it->paths[PID_PATH]);
   bool failed = status != 0 || it->deadline_passed || it->cancel != 0;
   enum child_state state = pid > 0 ? find_child(pid, &ending) : CHILD_UNKNOWN;
-  if (failed && state == CHILD_RUNS) kill_family(pid);
-  if (failed || state == CHILD_UNKNOWN) {
+  bool no_terminal = !failed && it->tty && !container_open_terminal(it);
+  if ((failed || no_terminal) && state == CHILD_RUNS) kill_family(pid);
+  if (failed || no_terminal || state == CHILD_UNKNOWN) {
     answer_create(it, exit_code(status),
                   it->cancel != 0       ? "the container was forgotten"
                   : it->deadline_passed ? "the runtime did not end in time and was killed"
                   : failed              ? ""
+                  : no_terminal         ? "the runtime sent no terminal"
                   : pid == 0            ? "the runtime wrote no pid file"
                                         : "the runtime's process is not a child of the monitor");
     if (it->cancel != 0) client_reply(FORGET, it->cancel);
@@ -69,11 +81,12 @@ static void runtime_ended(struct container *it, int status) {
   it->pid = pid;
   it->state = RUNNING;
   container_open_oom(it);
+  if (it->tty) container_watch(it);
   answer_create(it, 0, "");
-  if (state == CHILD_ENDED) container_ended(it, &ending);
+  if (state == CHILD_ENDED) init_ended(it, &ending);
 }
 
-static void launch(struct container *it, const char *cwd, uint32_t flags) {
+static void launch(struct container *it, const char *cwd, const char *console) {
   char error[700] = "";
   int ends[3] = {-1, -1, -1};
   bool ready = true;
@@ -81,9 +94,16 @@ static void launch(struct container *it, const char *cwd, uint32_t flags) {
     it->log.fd = container_open_log(it->paths[LOG_PATH], error, sizeof error);
     ready = it->log.fd >= 0;
   }
-  if (ready && container_open_stdio(it, flags & CREATE_STDIN, ends, error, sizeof error)) {
-    struct process process = {scratch.argv, scratch.env, cwd, ends[0] < 0 ? 0 : ends[0],
-                              ends[1],      ends[2]};
+  if (ready && it->tty) {
+    it->console = terminal_listen(cwd, console, error, sizeof error);
+    ready = it->console >= 0;
+  } else if (ready) {
+    ready = container_open_stdio(it, ends, error, sizeof error);
+  }
+  if (ready) {
+    struct process process = {scratch.argv, scratch.env, cwd, 0, 0, 0};
+    if (ends[0] >= 0) process.in = ends[0];
+    if (!it->tty) process.out = ends[1], process.err = ends[2];
     unlink(it->paths[PID_PATH]);
     it->runtime = spawn(&process, error, sizeof error);
   }
@@ -94,8 +114,7 @@ static void launch(struct container *it, const char *cwd, uint32_t flags) {
     discard(it);
     return;
   }
-  for (unsigned stream = 0; stream < 2; stream++)
-    watch(it->streams[stream], EPOLLIN, WATCH_LOG, stream, (unsigned)(it - containers));
+  if (!it->tty) container_watch(it);
 }
 
 static struct container *free_slot(void) {
@@ -111,6 +130,7 @@ void container_create(struct reader *reader, uint32_t request) {
   size_t arguments = read_list(reader, scratch.argv, 8192);
   read_list(reader, scratch.env, 8192);
   uint32_t log_limit = read_later_u32(reader);
+  const char *console = flags & CREATE_TTY ? read_string(reader) : "";
   struct container *it = free_slot();
   bool good = !reader->bad && arguments > 0 && good_id(id);
   for (int i = 0; i < 3; i++) good = good && strlen(paths[i]) < sizeof it->paths[i];
@@ -125,19 +145,24 @@ void container_create(struct reader *reader, uint32_t request) {
                              .request = request,
                              .drain_ms = drain_ms,
                              .deadline = now_ms() + deadline_ms,
+                             .tty = (flags & CREATE_TTY) != 0,
+                             .has_stdin = (flags & CREATE_STDIN) != 0,
+                             .stdin_once = (flags & CREATE_STDIN_ONCE) != 0,
                              .input = -1,
                              .streams = {-1, -1},
+                             .console = -1,
+                             .peer = -1,
                              .log = {.fd = -1, .limit = log_limit},
                              .oom = -1};
     memcpy(it->id, id, strlen(id) + 1);
     for (int i = 0; i < 3; i++) memcpy(it->paths[i], paths[i], strlen(paths[i]) + 1);
-    launch(it, cwd, flags);
+    launch(it, cwd, console);
   }
 }
 
 /* ---- requests about one container ---- */
 
-static struct container *named(struct reader *reader, uint32_t request) {
+struct container *container_named(struct reader *reader, uint32_t request) {
   const char *id = read_string(reader);
   struct container *it = reader->bad ? NULL : find(id);
   if (reader->bad)
@@ -148,7 +173,7 @@ static struct container *named(struct reader *reader, uint32_t request) {
 }
 
 void container_kill(struct reader *reader, uint32_t request) {
-  struct container *it = named(reader, request);
+  struct container *it = container_named(reader, request);
   uint32_t signal = read_u32(reader);
   if (it == NULL) return;
   if (reader->bad || signal > 64)
@@ -163,7 +188,7 @@ void container_kill(struct reader *reader, uint32_t request) {
 
 void container_reopen_log(struct reader *reader, uint32_t request) {
   char error[700];
-  struct container *it = named(reader, request);
+  struct container *it = container_named(reader, request);
   if (it == NULL) return;
   /* Whoever moved the log away expects it back, also of a container that closed its output. */
   if (it->log.fd >= 0 || (it->state == RUNNING && it->paths[LOG_PATH][0] != 0)) {
@@ -181,7 +206,7 @@ void container_reopen_log(struct reader *reader, uint32_t request) {
 }
 
 void container_forget(struct reader *reader, uint32_t request) {
-  struct container *it = named(reader, request);
+  struct container *it = container_named(reader, request);
   if (it == NULL) return;
   if (it->state == CREATING && it->cancel == 0) {
     /* Answered when the runtime is gone: nothing is made any more behind the asker's back. */
@@ -196,6 +221,26 @@ void container_forget(struct reader *reader, uint32_t request) {
   unlinkat(monitor.exits, it->id, 0);
   discard(it);
   client_reply(FORGET, request);
+}
+
+/* Also of an exec, which then has no container's id but the number of its own request. */
+void container_resize(struct reader *reader, uint32_t request) {
+  struct reader start = *reader;
+  bool is_exec = read_string(reader)[0] == 0;
+  uint32_t exec = is_exec ? read_u32(reader) : 0;
+  uint32_t columns = read_u32(reader), rows = read_u32(reader);
+  struct terminal_size size = {(uint16_t)columns, (uint16_t)rows};
+  if (reader->bad || columns == 0 || rows == 0 || columns > UINT16_MAX || rows > UINT16_MAX) {
+    client_error(request, INVALID_ARGUMENT, "resize: %u columns, %u rows", columns, rows);
+  } else if (is_exec) {
+    exec_resize(exec, size, request);
+  } else {
+    struct container *it = container_named(&start, request);
+    if (it == NULL) return;
+    it->size = size;
+    if (it->tty) terminal_resize(it->streams[0], size);
+    client_reply(RESIZE, request);
+  }
 }
 
 void containers_list(uint32_t request) {
@@ -218,7 +263,7 @@ bool containers_reaped(const struct ending *ending) {
       return true;
     }
     if (it->state == RUNNING && it->pid == ending->pid) {
-      container_ended(it, ending);
+      init_ended(it, ending);
       return true;
     }
   }
@@ -243,6 +288,7 @@ void containers_tick(uint64_t now, uint64_t *next) {
     if (it->drain_until > 0 && it->drain_until <= now) {
       container_drain(it);
       container_report_exit(it);
+      if (it->attached > 0) attach_ended((unsigned)(it - containers));
     }
     if (it->state == EXITED && !it->recorded) {
       it->recorded = container_save_exit(it);

@@ -1,13 +1,18 @@
-/* Processes started in containers by `runc exec --detach`; their output goes to the daemon. */
+/*
+ * Processes started in containers by `runc exec --detach`. Their output goes to the daemon, in frames or,
+ * for clients that are there to see it, in streams. One whose daemon has gone is killed when it answers in
+ * frames (a probe); with streams it gets what those give when they break, as its client's end would.
+ */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
-#include "monitor.h"
+#include "stream.h"
 
 struct exec {
   bool used, replied, timed_out, runtime_failed;
@@ -17,12 +22,22 @@ struct exec {
   int code, signal;
   uint64_t timeout, drain_until; /* now_ms, 0: none */
   uint32_t drain_ms;
-  int streams[2]; /* read ends of its stdout and stderr, -1: closed */
-  bool paused;    /* not watched: the daemon does not keep up */
+  uint32_t wants;          /* 0: output in frames */
+  int streams[2];          /* in frames: read ends of its stdout and stderr, -1: closed */
+  bool paused;             /* not watched: the daemon does not keep up */
+  unsigned outputs;        /* in streams: those that have not ended */
+  struct stream *terminal; /* where its terminal will lead to, until it is there */
+  int console, master;     /* where the runtime sends the terminal; the terminal; -1: none */
+  struct terminal_size size;
   char pid_file[512];
 };
-static struct exec execs[MAX_EXECS];
-static struct exec *execs_end = execs; /* behind the last slot that was ever used */
+
+/* Aligned as scratch is: the pages of an empty table are given back. */
+static struct { _Alignas(65536) struct exec slots[MAX_EXECS]; } table;
+static struct exec *const execs = table.slots,
+                          *execs_end = table.slots; /* behind the last in use */
+
+static unsigned index_of(const struct exec *exec) { return (unsigned)(exec - execs); }
 
 static void open_streams(struct exec *exec) {
   for (unsigned stream = 0; stream < 2; stream++)
@@ -33,11 +48,16 @@ static void open_streams(struct exec *exec) {
 /* The slot is free when nobody waits for a reply and nothing is left to be reaped. */
 static void release(struct exec *exec) {
   if (exec->replied && exec->runtime == 0 && exec->pid == 0) exec->used = false;
+  while (execs_end > execs && !execs_end[-1].used) execs_end--;
 }
 
 static void reply(struct exec *exec) {
   unwatch_close(&exec->streams[0]);
   unwatch_close(&exec->streams[1]);
+  exec->master = -1; /* its stream's */
+  exec->terminal = NULL;
+  exec->outputs = 0;
+  if (exec->wants != 0) streams_finish(index_of(exec));
   if (!exec->replied) {
     struct writer writer = client_frame(REPLY | EXEC, exec->request);
     write_u32(&writer, (uint32_t)exec->code);
@@ -51,7 +71,14 @@ static void reply(struct exec *exec) {
 }
 
 static void reply_if_done(struct exec *exec) {
-  if (exec->ended && exec->streams[0] < 0 && exec->streams[1] < 0) reply(exec);
+  if (exec->ended && exec->streams[0] < 0 && exec->streams[1] < 0 && exec->outputs == 0)
+    reply(exec);
+}
+
+void exec_output_ended(unsigned index) {
+  execs[index].outputs--;
+  execs[index].master = -1;
+  reply_if_done(&execs[index]);
 }
 
 static void end(struct exec *exec, int code, int signal) {
@@ -70,52 +97,116 @@ static struct exec *free_slot(void) {
   return execs_end < execs + MAX_EXECS ? execs_end++ : NULL;
 }
 
-static int make_pipe(int ends[2]) {
-  if (pipe2(ends, O_CLOEXEC) != 0) return -1;
-  return fcntl(ends[0], F_SETFL, O_NONBLOCK);
+/* ---- the start ---- */
+
+/* Which of stdin, stdout, stderr it gets a pipe for. With a terminal the runtime itself needs none. */
+static unsigned pipes_of(const struct exec *exec) {
+  if (exec->wants == 0) return WANT_STDOUT | WANT_STDERR;
+  return exec->wants & WANT_TTY ? 0 : exec->wants;
 }
 
-static void launch(struct exec *exec, const char *cwd, char **argv, char **env) {
-  char error[300];
-  int out[2] = {-1, -1}, err[2] = {-1, -1};
-  if (make_pipe(out) != 0 || make_pipe(err) != 0) {
-    client_error(exec->request, INTERNAL, "exec: pipe: %s", strerror(errno));
-    unwatch_close(&out[0]), unwatch_close(&out[1]);
+/* Ours go to where they lead to, the daemon. */
+static void connect_streams(struct exec *exec, struct stream *const io[2], const int ours[3]) {
+  if (exec->wants == 0) {
+    exec->streams[0] = ours[1];
+    exec->streams[1] = ours[2];
+    open_streams(exec);
     return;
   }
-  struct process process = {argv, env, cwd, 0, out[1], err[1]};
-  unlink(exec->pid_file);
-  exec->runtime = spawn(&process, error, sizeof error);
-  close(out[1]), close(err[1]);
-  exec->streams[0] = out[0], exec->streams[1] = err[0];
-  if (exec->runtime == 0) {
-    unwatch_close(&exec->streams[0]), unwatch_close(&exec->streams[1]);
-    client_error(exec->request, INTERNAL, "exec: %s", error);
+  exec->outputs = (ours[1] >= 0) + (ours[2] >= 0) + (exec->wants & WANT_TTY ? 1 : 0);
+  for (int i = 0; i < 2; i++)
+    if (io[i] != NULL) io[i]->owner = (uint16_t)index_of(exec);
+  if (exec->wants & WANT_TTY) {
+    exec->terminal = io[0];
     return;
   }
-  exec->used = true;
-  open_streams(exec);
+  if (io[0] != NULL) stream_relay(io[0], STREAM_EXEC, ours[1], ours[0], true);
+  if (io[1] != NULL) stream_relay(io[1], STREAM_EXEC, ours[2], -1, true);
+}
+
+static bool launch(struct exec *exec, struct stream *const io[2], const char *cwd,
+                   const char *console, char *error, size_t size) {
+  int ours[3] = {-1, -1, -1}, theirs[3] = {-1, -1, -1};
+  unsigned pipes = pipes_of(exec);
+  bool ready = true;
+  for (int i = 0; i < 3 && ready; i++)
+    if (pipes & 1u << i) ready = open_pipe(i, &ours[i], &theirs[i], error, size);
+  if (ready && exec->wants & WANT_TTY) {
+    exec->console = terminal_listen(cwd, console, error, size);
+    ready = exec->console >= 0;
+  }
+  if (ready) {
+    int fds[3];
+    for (int i = 0; i < 3; i++) fds[i] = theirs[i] < 0 ? 0 : theirs[i];
+    struct process process = {scratch.argv, scratch.env, cwd, fds[0], fds[1], fds[2]};
+    unlink(exec->pid_file);
+    exec->runtime = spawn(&process, error, size);
+  }
+  for (int i = 0; i < 3; i++) unwatch_close(&theirs[i]);
+  if (exec->runtime > 0) {
+    exec->used = true;
+    connect_streams(exec, io, ours);
+    return true;
+  }
+  for (int i = 0; i < 3; i++) unwatch_close(&ours[i]);
+  unwatch_close(&exec->console);
+  return false;
+}
+
+/* The streams that the request names; false when one is not there. */
+static bool claim(uint32_t wants, const uint32_t numbers[2], struct stream *io[2]) {
+  bool needed[2] = {(wants & (WANT_STDIN | WANT_STDOUT | WANT_TTY)) != 0,
+                    (wants & WANT_STDERR) != 0};
+  bool there = true;
+  for (int i = 0; i < 2; i++) {
+    io[i] = needed[i] ? stream_claim(numbers[i]) : NULL;
+    there = there && (!needed[i] || io[i] != NULL);
+  }
+  return there;
 }
 
 void exec_start(struct reader *reader, uint32_t request) {
-  struct exec *exec = free_slot();
+  char error[300] = "";
+  struct stream *io[2] = {NULL, NULL};
   read_string(reader); /* the container's id: the runtime's argv names it too */
   char *cwd = read_string(reader), *pid_file = read_string(reader);
-  read_u32(reader); /* flags: none yet */
-  uint32_t timeout_ms = read_u32(reader), drain_ms = read_u32(reader);
+  uint32_t wants = read_u32(reader), timeout_ms = read_u32(reader), drain_ms = read_u32(reader);
   size_t arguments = read_list(reader, scratch.argv, 8192);
   read_list(reader, scratch.env, 8192);
-  if (reader->bad || arguments == 0 || strlen(pid_file) >= sizeof exec->pid_file) {
+  uint32_t numbers[2] = {0, 0};
+  const char *console = "";
+  if (wants != 0) {
+    numbers[0] = read_u32(reader), numbers[1] = read_u32(reader);
+    console = read_string(reader);
+  }
+  bool two_ends = (wants & WANT_TTY) != 0 && (wants & WANT_STDERR) != 0;
+  if (reader->bad || arguments == 0 || two_ends || strlen(pid_file) >= sizeof execs->pid_file) {
     client_error(request, INVALID_ARGUMENT, "exec: malformed request");
+    return;
+  }
+  bool streams_there = claim(wants, numbers, io);
+  struct exec *exec = streams_there ? free_slot() : NULL;
+  if (!streams_there) {
+    client_error(request, RESOURCE_EXHAUSTED, "exec: no room for its streams");
   } else if (exec == NULL) {
     client_error(request, RESOURCE_EXHAUSTED, "exec: %d are running in this pod", MAX_EXECS);
   } else {
-    *exec = (struct exec){.request = request, .drain_ms = drain_ms, .streams = {-1, -1}};
+    *exec = (struct exec){.request = request,
+                          .wants = wants,
+                          .drain_ms = drain_ms,
+                          .streams = {-1, -1},
+                          .console = -1,
+                          .master = -1};
     if (timeout_ms > 0) exec->timeout = now_ms() + timeout_ms;
     memcpy(exec->pid_file, pid_file, strlen(pid_file) + 1);
-    launch(exec, cwd, scratch.argv, scratch.env);
+    if (launch(exec, io, cwd, console, error, sizeof error)) return;
+    client_error(request, INTERNAL, "exec: %s", error);
   }
+  for (int i = 0; i < 2; i++)
+    if (io[i] != NULL) stream_drop(io[i]);
 }
+
+/* ---- output in frames ---- */
 
 static void pause_output(struct exec *exec) {
   for (int i = 0; i < 2; i++)
@@ -144,14 +235,36 @@ void exec_stream_ready(unsigned index, unsigned stream) {
   reply_if_done(exec);
 }
 
+/* ---- the end ---- */
+
+/* Without its terminal a process has nobody to talk to. */
+static void open_terminal(struct exec *exec) {
+  struct stream *stream = exec->terminal;
+  exec->terminal = NULL;
+  exec->master = terminal_receive(&exec->console);
+  if (exec->master < 0) {
+    complain("exec: the runtime sent no terminal");
+    exec->outputs--;
+    if (exec->pid > 0) kill_family(exec->pid);
+    return;
+  }
+  terminal_resize(exec->master, exec->size);
+  stream_relay(stream, STREAM_EXEC, exec->master, exec->wants & WANT_STDIN ? exec->master : -1,
+               false);
+}
+
 /* The runtime is done: the exec'd process is ours, if there is one. */
 static void runtime_ended(struct exec *exec, int status) {
   struct ending ending;
   exec->runtime = 0;
   pid_t pid = take_pid_file(exec->pid_file);
   enum child_state state = pid > 0 ? find_child(pid, &ending) : CHILD_UNKNOWN;
+  if (state == CHILD_RUNS) exec->pid = pid;
+  if (exec->terminal != NULL && state != CHILD_UNKNOWN) open_terminal(exec);
+  if (exec->terminal != NULL) exec->outputs--;
+  exec->terminal = NULL;
+  unwatch_close(&exec->console);
   if (state == CHILD_RUNS) {
-    exec->pid = pid;
     if (exec->timed_out || exec->replied) kill_family(pid);
   } else if (state == CHILD_ENDED) {
     end(exec, exit_code(ending.status), exit_signal(ending.status));
@@ -191,21 +304,46 @@ static void kill_exec(struct exec *exec) {
   if (exec->pid > 0) kill_family(exec->pid);
 }
 
+/* What cannot be killed (a process stuck in the kernel) does not hold the reply. */
+static void expire(struct exec *exec) {
+  exec->timeout = 0;
+  exec->timed_out = true;
+  exec->code = 128 + 9, exec->signal = 9;
+  exec->drain_until = now_ms() + exec->drain_ms;
+  kill_exec(exec);
+}
+
+static struct exec *find(uint32_t request) {
+  for (struct exec *exec = execs; exec < execs_end; exec++)
+    if (exec->used && !exec->replied && exec->request == request) return exec;
+  return NULL;
+}
+
+void exec_cancel(struct reader *reader, uint32_t request) {
+  struct exec *exec = find(read_u32(reader));
+  /* One that has ended meanwhile needs no more killing. */
+  if (exec != NULL && !exec->ended) expire(exec);
+  client_reply(CANCEL, request);
+}
+
+void exec_resize(uint32_t exec_request, struct terminal_size size, uint32_t request) {
+  struct exec *exec = find(exec_request);
+  if (exec != NULL) exec->size = size;
+  if (exec != NULL) terminal_resize(exec->master, size);
+  client_reply(RESIZE, request);
+}
+
+/* ---- called from the loop ---- */
+
 void execs_tick(uint64_t now, uint64_t *next) {
   for (struct exec *exec = execs; exec < execs_end; exec++) {
     if (!exec->used) continue;
-    if (exec->timeout > 0 && exec->timeout <= now) {
-      exec->timeout = 0;
-      exec->timed_out = true;
-      /* What cannot be killed (a process stuck in the kernel) does not hold the reply. */
-      exec->code = 128 + 9, exec->signal = 9;
-      exec->drain_until = now + exec->drain_ms;
-      kill_exec(exec);
-    }
+    if (exec->timeout > 0 && exec->timeout <= now) expire(exec);
     if (exec->drain_until > 0 && exec->drain_until <= now) {
-      /* Time in which the daemon did not read does not count. */
-      exec->drain_until = exec->paused ? now + exec->drain_ms + 100 : 0;
-      if (!exec->paused) reply(exec);
+      /* Time in which the daemon or a client did not read does not count. */
+      bool waits = exec->paused || (exec->wants != 0 && streams_stalled(index_of(exec)));
+      exec->drain_until = waits ? now + exec->drain_ms + 100 : 0;
+      if (!waits) reply(exec);
     }
     if (exec->timeout > 0 && exec->timeout < *next) *next = exec->timeout;
     if (exec->drain_until > 0 && exec->drain_until < *next) *next = exec->drain_until;
@@ -216,8 +354,13 @@ void execs_abandon(void) {
   for (struct exec *exec = execs; exec < execs_end; exec++) {
     if (!exec->used) continue;
     exec->replied = true;
+    if (exec->wants != 0) continue;
     exec->timeout = exec->drain_until = 0;
     kill_exec(exec);
     reply(exec);
   }
+}
+
+void execs_idle(void) {
+  if (execs_end == execs) madvise(&table, sizeof table, MADV_DONTNEED);
 }

@@ -29,7 +29,7 @@
 
 #include "monitor.h"
 
-struct monitor monitor = {.directory = -1, .exits = -1, .epoll = -1, .signals = -1};
+struct monitor monitor = {.directory = -1, .exits = -1, .epoll = -1, .signals = -1, .spare = -1};
 struct scratch scratch;
 
 enum { IDLE_MS = 1000, MAX_SYSCTLS = 256, MAX_CGROUPS = 32, LOG_LIMIT = 64 << 10 };
@@ -57,6 +57,8 @@ void watch(int fd, uint32_t events, enum watch_kind kind, unsigned stream, unsig
 }
 
 void unwatch_close(int *fd) {
+  /* Not left to close(2): it would go on being watched where it has a duplicate. */
+  if (*fd >= 0) epoll_ctl(monitor.epoll, EPOLL_CTL_DEL, *fd, NULL);
   if (*fd >= 0) close(*fd);
   *fd = -1;
 }
@@ -106,12 +108,16 @@ static void handle(const struct epoll_event *event) {
     case WATCH_LOG: container_stream_ready(index, stream); break;
     case WATCH_EXEC: exec_stream_ready(index, stream); break;
     case WATCH_OOM: container_oom_ready(index); break;
+    case WATCH_INPUT: attach_input_ready(index); break;
+    case WATCH_STREAM: stream_ready(index); break;
   }
 }
 
 /* Gives the pages of the large buffers back. */
 static void rest(void) {
   containers_idle();
+  execs_idle();
+  streams_idle();
   if (client_quiet()) madvise(&scratch, sizeof scratch, MADV_DONTNEED);
 }
 
@@ -120,10 +126,12 @@ static void loop(void) {
   for (;;) {
     struct epoll_event events[16];
     client_turn(); /* before the deadlines are looked at: it may set new ones */
+    streams_turn();
     if (monitor.stopping) break;
     uint64_t now = now_ms(), next = UINT64_MAX;
     containers_tick(now, &next);
     execs_tick(now, &next);
+    streams_tick(now, &next);
     if (client_dirty()) next = now;
     if (used && next > now + IDLE_MS) next = now + IDLE_MS;
     uint64_t wait = next == UINT64_MAX ? 0 : next > now ? next - now : 0;
@@ -202,6 +210,7 @@ static bool open_all(const struct options *options, char *error, size_t size) {
   }
   monitor.epoll = epoll_create1(EPOLL_CLOEXEC);
   monitor.signals = signalfd(-1, &child, SFD_CLOEXEC | SFD_NONBLOCK);
+  monitor.spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
   if (monitor.epoll < 0 || monitor.signals < 0) {
     snprintf(error, size, "epoll or signalfd: %s", strerror(errno));
     return false;

@@ -13,13 +13,13 @@
 
 enum {
   MAX_CONTAINERS = 256,
-  MAX_EXECS = 64,
+  MAX_EXECS = 256,
   MAX_ID = 128,
   READ_SIZE = 65536,
-  OUT_SIZE = 256 << 10,
+  OUT_SIZE = 384 << 10,
   /* Kept free for replies and events: a list and an exit of every container, a reply to every
-     exec. Output of execs and further requests wait for room beyond it. */
-  OUT_RESERVE = 128 << 10,
+     exec and stream. Output of execs and further requests wait for room beyond it. */
+  OUT_RESERVE = 256 << 10,
 };
 
 /* Epoll's data: what became ready, packed into 64 bits. No pointer, so none can be stale. */
@@ -29,7 +29,9 @@ enum watch_kind {
   WATCH_CLIENT,
   WATCH_LOG,
   WATCH_EXEC,
-  WATCH_OOM
+  WATCH_OOM,
+  WATCH_INPUT,
+  WATCH_STREAM
 };
 
 /* The whole of the monitor's state that outlives a loop turn. */
@@ -38,6 +40,7 @@ struct monitor {
   int directory;  /* fd */
   int exits;      /* fd of <directory>/exits */
   int epoll, signals;
+  int spare;   /* fd to give up when there are no more, for a moment */
   pid_t pause; /* pid 1 of the pod's PID namespace, 0: none */
   bool stopping;
   struct reaped reaped;
@@ -69,6 +72,8 @@ struct process {
   const char *cwd;
   int in, out, err; /* fd 0, 1 and 2; nothing else is inherited */
 };
+/* A pipe for stdin (0), stdout or stderr; ours is non-blocking. False and a text on failure. */
+bool open_pipe(int which, int *ours, int *theirs, char *error, size_t size);
 /* Starts a program in its own process group. 0 and a text in `error` when it could not be executed. */
 pid_t spawn(const struct process *process, char *error, size_t size);
 /* Kills `pid`, an unreaped child, with its children, its process group and its session. */
@@ -89,24 +94,65 @@ void container_forget(struct reader *reader, uint32_t request);
 void containers_list(uint32_t request);
 void container_stream_ready(unsigned index, unsigned stream);
 void container_oom_ready(unsigned index);
-bool containers_reaped(const struct ending *ending); /* true when it was theirs */
-bool containers_busy(void);                          /* a runtime is at work */
-void containers_tick(uint64_t now, uint64_t *next);  /* deadlines; lowers *next */
+bool containers_reaped(const struct ending *ending);            /* true when it was theirs */
+bool containers_busy(void);                                     /* a runtime is at work */
+void containers_tick(uint64_t now, uint64_t *next);             /* deadlines; lowers *next */
+void container_resize(struct reader *reader, uint32_t request); /* or of an exec */
 void containers_abandon(void); /* the connection is gone: nobody waits for a CREATE any more */
 void containers_idle(void);    /* gives unused pages back */
 
+/* terminal.c */
+struct terminal_size {
+  uint16_t columns, rows; /* 0: not known */
+};
+/* Listens for a terminal on a socket in `directory`; -1 and a text. */
+int terminal_listen(const char *directory, const char *name, char *error, size_t size);
+/* The master that the runtime sent, -1 when it sent none; closes the listener. */
+int terminal_receive(int *listener);
+void terminal_resize(int master, struct terminal_size size);
+int terminal_peer(int master); /* a descriptor of the other side, -1 on failure */
+
 /* execs.c */
 void exec_start(struct reader *reader, uint32_t request);
+void exec_resize(uint32_t exec_request, struct terminal_size size, uint32_t request);
+void exec_cancel(struct reader *reader, uint32_t request);
+void exec_output_ended(unsigned index); /* of one of its streams */
 void exec_stream_ready(unsigned index, unsigned stream);
 bool execs_reaped(const struct ending *ending);
 bool execs_busy(void);
 void execs_tick(uint64_t now, uint64_t *next);
 void execs_resume(void);  /* there is room for output again */
-void execs_abandon(void); /* the connection is gone: kill them */
+void execs_abandon(void); /* the connection is gone: kill those that have no streams */
+void execs_idle(void);    /* gives unused pages back */
+
+/* streams.c */
+struct stream;
+void stream_open(int fd); /* a connection that has not said yet what it is */
+/* The stream with that number, from now on reserved; NULL when there is none. */
+struct stream *stream_claim(uint32_t number);
+void stream_ready(unsigned index);
+void streams_turn(void); /* moves what there was too much of for one turn */
+void streams_tick(uint64_t now, uint64_t *next);
+bool streams_stalled(unsigned exec); /* a client does not read the output that is there */
+void streams_finish(unsigned exec);  /* those of an exec that is over */
+void streams_abandon(void);          /* the control connection is gone */
+void streams_idle(void);             /* gives unused pages back */
+
+/* attach.c */
+void container_attach(struct reader *reader, uint32_t request);
+bool attach_has_room(unsigned container, unsigned output); /* nobody is behind */
+void attach_output(unsigned container, unsigned output, const char *bytes, size_t length);
+void attach_output_ended(unsigned container, unsigned output);
+void attach_ended(unsigned container); /* the container has exited */
+void attach_input_ready(unsigned container);
+
+/* dial.c */
+void dial_start(struct reader *reader, uint32_t request);
 
 /* client.c */
 int client_listen(char *error, size_t size);
 void client_accept(void);
+void client_take(int fd); /* the newest daemon is the right one */
 void client_ready(uint32_t events);
 bool client_connected(void);
 bool client_has_room(size_t bytes); /* beyond the reserve */

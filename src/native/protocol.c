@@ -18,6 +18,10 @@ long frame_parse(unsigned char *bytes, size_t length, struct frame *frame) {
   return FRAME_HEADER + (long)payload;
 }
 
+uint16_t frame_begins(const unsigned char *bytes, size_t length) {
+  return length < FRAME_HEADER ? 0 : get16(bytes + 4);
+}
+
 static unsigned char *take(struct reader *reader, size_t count) {
   if (reader->bad || (size_t)(reader->end - reader->at) < count) {
     reader->bad = true;

@@ -23,6 +23,18 @@ static void limit_files(void) {
   setrlimit(RLIMIT_NOFILE, &files);
 }
 
+bool open_pipe(int which, int *ours, int *theirs, char *error, size_t size) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) {
+    snprintf(error, size, "pipe2: %s", strerror(errno));
+    return false;
+  }
+  *ours = which == 0 ? ends[1] : ends[0];
+  *theirs = which == 0 ? ends[0] : ends[1];
+  fcntl(*ours, F_SETFL, O_NONBLOCK);
+  return true;
+}
+
 static _Noreturn void become(const struct process *process, int report) {
   sigset_t none;
   const char *step = "setpgid";

@@ -13,6 +13,12 @@ export interface OciRuntimeOptions {
   systemdCgroup: boolean;
 }
 
+/** Written by the runtime; absolute. */
+export interface RuntimeFiles {
+  pid: string;
+  log: string;
+}
+
 /** How long `delete`, `state` and `features` may take. */
 const COMMAND_DEADLINE_MS = 30_000;
 
@@ -35,14 +41,30 @@ export class OciRuntime {
     mkdirSync(this.#root, { recursive: true, mode: 0o700 });
   }
 
-  /** `create`: the container's stdio is the command's own, errors go to `logFile` as JSON lines. */
-  createArgv(id: string, bundle: string, pidFile: string, logFile: string): string[] {
-    return [...this.#argv(logFile), "create", "--bundle", bundle, "--pid-file", pidFile, id];
+  /**
+   * `create`: the container's stdio is the command's own, errors go to `logFile` as JSON lines.
+   *
+   * @param files `console`: of a container with a terminal, the socket that its master is sent to.
+   */
+  createArgv(id: string, bundle: string, files: RuntimeFiles & { console?: string }): string[] {
+    const argv = [...this.#argv(files.log), "create", "--bundle", bundle, "--pid-file", files.pid];
+    if (files.console !== undefined) argv.push("--console-socket", files.console);
+    return [...argv, id];
   }
 
   /** `exec`, detached: the process becomes a child of the nearest subreaper, the monitor. */
-  execArgv(id: string, command: readonly string[], pidFile: string, logFile: string): string[] {
-    return [...this.#argv(logFile), "exec", "--detach", "--pid-file", pidFile, id, ...command];
+  execArgv(
+    id: string,
+    command: readonly string[],
+    files: RuntimeFiles,
+    terminal?: { console: string; env: readonly string[] },
+  ): string[] {
+    const argv = [...this.#argv(files.log), "exec", "--detach", "--pid-file", files.pid];
+    if (terminal !== undefined) {
+      argv.push("--tty", "--console-socket", terminal.console);
+      for (const variable of terminal.env) argv.push("--env", variable);
+    }
+    return [...argv, id, ...command];
   }
 
   /** @throws CribError with the runtime's own message. */

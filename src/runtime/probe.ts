@@ -52,7 +52,7 @@ export async function probeRuntime(runtime: OciRuntime, options: ProbeOptions): 
   try {
     await writeFile(`${directory}/rootfs/probe`, "", { mode: 0o755 });
     await writeFile(`${directory}/config.json`, JSON.stringify(bundle(id, options)));
-    const argv = runtime.createArgv(id, directory, pidFile, logFile);
+    const argv = runtime.createArgv(id, directory, { pid: pidFile, log: logFile });
     // No output: the container's init keeps the command's stdio; errors are in the log file.
     const result = await runCommand(argv, { deadlineMs: PROBE_DEADLINE_MS, outputLimitBytes: 0 });
     if (result.exitCode === 0) return "";

@@ -1,16 +1,7 @@
 import type { Duplex, Readable, Writable } from "node:stream";
-import type { ProcessStreams, TerminalSize } from "../container/streams.ts";
+import type { CommandRequest, ProcessStreams, TerminalSize } from "../container/streams.ts";
 
-/** What a client that execs or attaches asked for when it called the RPC. */
-export interface CommandRequest {
-  containerId: string;
-  /** Empty for an attach. */
-  command: readonly string[];
-  tty: boolean;
-  stdin: boolean;
-  stdout: boolean;
-  stderr: boolean;
-}
+export type { CommandRequest };
 
 /** What the streaming server needs from the rest of Crib. Failures are CribErrors. */
 export interface StreamingBackend {
@@ -32,7 +23,7 @@ export interface CommandChannels {
   onResize(listener: (size: TerminalSize) => void): void;
   /** Sends what is still queued, then how it ended, then closes the connection in good order. */
   finish(outcome: Outcome): Promise<void>;
-  /** Resolves when nothing more can be exchanged with the client, whoever ended it. */
+  /** Resolves when the client is gone, whoever ended it. */
   readonly closed: Promise<void>;
 }
 

@@ -44,9 +44,6 @@ const LINGER_MS = 30_000;
 export class SpdySession implements StreamLink {
   /** Resolves when the connection is gone. */
   readonly closed: Promise<void>;
-  /** Resolves when nothing more can be exchanged, whoever ended it; the connection may close later. */
-  readonly over: Promise<void>;
-  #markOver: () => void = () => {};
   readonly #streams = new Map<number, SpdyStream>();
   readonly #headers = new HeaderReader();
   readonly #parser = new FrameParser({
@@ -73,9 +70,6 @@ export class SpdySession implements StreamLink {
     private readonly options: SpdyOptions,
   ) {
     this.closed = new Promise((resolve) => transport.once("close", () => resolve()));
-    this.over = new Promise((resolve) => {
-      this.#markOver = resolve;
-    });
     this.#timer = setTimeout(() => this.#checkIdle(), options.idleTimeoutMs);
     transport.on("error", (error) =>
       log().debug({ error: error.message }, "SPDY: connection lost"),
@@ -94,7 +88,7 @@ export class SpdySession implements StreamLink {
   /** Resets what is still open and closes the connection once everything has been sent. */
   finish(failed = false): void {
     if (this.#ending) return;
-    this.#end();
+    this.#ending = true;
     for (const stream of [...this.#streams.values()]) stream.destroy();
     this.#answer(goAway(this.#lastStreamId, failed));
     this.transport.end(() => this.#linger());
@@ -213,7 +207,6 @@ export class SpdySession implements StreamLink {
 
   #write(bytes: Buffer): void {
     if (this.transport.destroyed || this.transport.writableEnded) return;
-    this.#activeMs = performance.now();
     if (!this.transport.write(bytes)) this.#blocked = true;
   }
 
@@ -248,14 +241,9 @@ export class SpdySession implements StreamLink {
     else if (this.transport.writableFinished) this.transport.destroy();
   }
 
-  #end(): void {
-    this.#ending = true;
-    this.#markOver();
-  }
-
   /** The client wants no more of this. */
   #abandon(): void {
-    this.#end();
+    this.#ending = true;
     for (const stream of [...this.#streams.values()]) stream.vanish();
     this.transport.end(() => this.#linger());
     this.#updateFlow();
@@ -283,7 +271,7 @@ export class SpdySession implements StreamLink {
 
   #gone(): void {
     clearTimeout(this.#timer);
-    this.#end();
+    this.#ending = true;
     for (const stream of [...this.#streams.values()]) stream.vanish();
     // Their streams are gone, so each only calls back.
     for (const next of this.#waiting.splice(0)) next();

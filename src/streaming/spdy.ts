@@ -54,23 +54,17 @@ async function runOverSpdy(
     log().info(error);
     void command.channels(session).finish({ error });
   }, upgrade.creationTimeoutMs);
-  // Until there is a command that tells the client more.
-  const end = () => session.finish();
-  signal.addEventListener("abort", end);
   session.start(upgrade.head);
-  const opened = await Promise.race([command.complete.then(() => true), session.over]);
+  const opened = await Promise.race([command.complete.then(() => true), session.closed]);
   clearTimeout(late);
-  signal.removeEventListener("abort", end);
+  if (opened !== true) return;
   const isExec = upgrade.request.kind === "exec";
-  if (opened === true) {
-    await runCommand({
-      channels: command.channels(session),
-      start: () => (isExec ? backend.exec(request) : backend.attach(request)),
-      reportExitCode: isExec,
-      signal,
-    });
-  }
-  await session.closed;
+  await runCommand({
+    channels: command.channels(session),
+    start: () => (isExec ? backend.exec(request) : backend.attach(request)),
+    reportExitCode: isExec,
+    signal,
+  });
 }
 
 /**

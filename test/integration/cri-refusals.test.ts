@@ -158,7 +158,6 @@ const containers: Array<[string, ContainerConfig, string, ...string[]]> = [
   ["an unknown image", { image: { image: "nope:1" } }, "NotFound", "nope:1"],
   ["a log path that climbs", { logPath: "../../x" }, "InvalidArgument", "log_path", "../../x"],
   ["privileges that the pod lacks", context({ privileged: true }), "InvalidArgument", "privileged"],
-  ["a terminal", { tty: true }, "Unimplemented", "tty"],
   ["a CDI device", { CDIDevices: [{ name: "v/c=d" }] }, "Unimplemented", "v/c=d"],
   [
     "an unknown capability",

@@ -5,12 +5,12 @@ import { connect } from "node:net";
 import { adoptMonitor } from "../../src/monitor/adopt.ts";
 import { Monitor } from "../../src/monitor/client.ts";
 import { readExitRecords } from "../../src/monitor/exits.ts";
+import { FrameParser } from "../../src/monitor/frame.ts";
 import {
   Answer,
   encodeEmpty,
   encodeExec,
   encodeHello,
-  FrameParser,
   Request,
 } from "../../src/monitor/protocol.ts";
 import { startMonitor } from "../../src/monitor/start.ts";

@@ -102,12 +102,12 @@ test("processes faster than the runtime keep their exit codes, also many at once
 });
 
 test("more execs at once than there is room for are refused", async () => {
-  const many = Array.from({ length: 70 }, () =>
+  const many = Array.from({ length: 260 }, () =>
     pod.monitor
       .exec(
         {
           id,
-          argv: ["/bin/sleep", "1"],
+          argv: ["/bin/sleep", "2"],
           env: [],
           cwd: "/",
           pidFile: pod.path("none.pid"),
@@ -122,8 +122,8 @@ test("more execs at once than there is room for are refused", async () => {
       ),
   );
   const outcomes = await Promise.all(many);
-  expect(outcomes.filter((outcome) => outcome === "ran").length).toBe(64);
-  expect(outcomes.filter((outcome) => outcome === "ResourceExhausted").length).toBe(6);
+  expect(outcomes.filter((outcome) => outcome === "ran").length).toBe(256);
+  expect(outcomes.filter((outcome) => outcome === "ResourceExhausted").length).toBe(4);
 });
 
 test("an oversized command is refused before it is sent", async () => {

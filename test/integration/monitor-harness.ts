@@ -13,9 +13,16 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import type { Monitor } from "../../src/monitor/client.ts";
-import type { ContainerExit, CreateRequest, ExecResult } from "../../src/monitor/protocol.ts";
+import type { Readable } from "node:stream";
+import type { Live, Monitor } from "../../src/monitor/client.ts";
 import { type MonitorOptions, startMonitor } from "../../src/monitor/start.ts";
+import type {
+  ContainerExit,
+  CreateRequest,
+  ExecRequest,
+  ExecResult,
+  Wants,
+} from "../../src/monitor/types.ts";
 
 export const DEADLINE_MS = 20_000;
 const RUNC = Bun.which("runc") ?? "/usr/sbin/runc";
@@ -43,6 +50,8 @@ function run(command: string, args: string[], cwd = "/"): void {
 export interface Launch {
   args: string[];
   stdin?: boolean;
+  stdinOnce?: boolean;
+  tty?: boolean;
   memoryLimitBytes?: number;
   /** Mounted or bound into the container; `[source, destination]`. */
   binds?: Array<[string, string]>;
@@ -137,15 +146,17 @@ export class TestPod {
     const oomFile = existsSync("/sys/fs/cgroup/cgroup.controllers")
       ? `/sys/fs/cgroup${this.cgroup}/${id}/memory.events`
       : `${memory}${this.cgroup}/${id}/memory.oom_control`;
+    const console = launch.tty ? ["--console-socket", "console.sock"] : [];
     return {
       id,
-      argv: this.runtime("create", "--bundle", bundle, "--pid-file", pidFile, id),
+      argv: this.runtime("create", "--bundle", bundle, "--pid-file", pidFile, ...console, id),
       env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
-      cwd: "/",
+      cwd: bundle,
       logPath: launch.logPath ?? this.logPath(id),
       logBytesPerSecond: launch.logBytesPerSecond ?? 0,
       stdin: launch.stdin ?? false,
-      stdinOnce: false,
+      stdinOnce: launch.stdinOnce ?? false,
+      consoleSocket: launch.tty ? "console.sock" : undefined,
       pidFile,
       oomFile,
       deadlineMs: DEADLINE_MS,
@@ -175,26 +186,45 @@ export class TestPod {
     args: string[],
     { timeoutMs = 0, drainMs = 500 } = {},
   ): Promise<ExecResult & { stdout: string; stderr: string }> {
-    const pidFile = this.path(`exec-${++this.serial}.pid`);
     const stdout: Uint8Array[] = [];
     const stderr: Uint8Array[] = [];
-    const result = await this.monitor.exec(
-      {
-        id,
-        argv: this.runtime("exec", "--detach", "--pid-file", pidFile, id, ...args),
-        env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
-        cwd: "/",
-        pidFile,
-        timeoutMs,
-        drainMs,
-      },
-      {
-        stdout: (chunk) => stdout.push(chunk.slice()),
-        stderr: (chunk) => stderr.push(chunk.slice()),
-      },
-    );
+    const result = await this.monitor.exec(this.execRequest(id, args, { timeoutMs, drainMs }), {
+      stdout: (chunk) => stdout.push(chunk.slice()),
+      stderr: (chunk) => stderr.push(chunk.slice()),
+    });
     const text = (chunks: Uint8Array[]) => Buffer.concat(chunks).toString();
     return { ...result, stdout: text(stdout), stderr: text(stderr) };
+  }
+
+  /** Runs a command with live streams. */
+  async execLive(
+    id: string,
+    args: string[],
+    wants: Partial<Wants> = { stdout: true, stderr: true },
+    { drainMs = 500 } = {},
+  ): Promise<Live<ExecResult>> {
+    const all = { stdin: false, stdout: false, stderr: false, tty: false, ...wants };
+    const socket = `exec-${this.serial + 1}.sock`;
+    const tty = all.tty ? ["--tty", "--console-socket", socket] : [];
+    const request = this.execRequest(id, args, { timeoutMs: 0, drainMs }, tty);
+    return this.monitor.execLive(request, all, socket);
+  }
+
+  private execRequest(
+    id: string,
+    args: string[],
+    times: Pick<ExecRequest, "timeoutMs" | "drainMs">,
+    options: string[] = [],
+  ): ExecRequest {
+    const pidFile = this.path(`exec-${++this.serial}.pid`);
+    return {
+      id,
+      argv: this.runtime("exec", "--detach", "--pid-file", pidFile, ...options, id, ...args),
+      env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
+      cwd: this.path(`bundle-${id}`),
+      pidFile,
+      ...times,
+    };
   }
 
   async dispose(): Promise<void> {
@@ -219,7 +249,8 @@ function makeRootfs(path: string): void {
     mkdirSync(join(path, name), { recursive: true });
   }
   copyFileSync("/bin/busybox", join(path, "bin/busybox"));
-  const applets = "sh cat sleep echo printf kill yes head seq dd true false env ls mount ps wc tr";
+  const applets =
+    "sh cat sleep echo printf kill yes head seq dd true false env ls mount ps wc tr stty tty nc";
   for (const applet of applets.split(" ")) symlinkSync("busybox", join(path, "bin", applet));
 }
 
@@ -228,7 +259,7 @@ function spec(rootfs: string, cgroupsPath: string, launch: Launch): unknown {
   return {
     ociVersion: "1.0.2",
     process: {
-      terminal: false,
+      terminal: launch.tty ?? false,
       user: { uid: 0, gid: 0 },
       args: launch.args,
       env: ["PATH=/bin"],
@@ -239,6 +270,12 @@ function spec(rootfs: string, cgroupsPath: string, launch: Launch): unknown {
     mounts: [
       { destination: "/proc", type: "proc", source: "proc" },
       { destination: "/dev", type: "tmpfs", source: "tmpfs", options: ["nosuid", "mode=755"] },
+      {
+        destination: "/dev/pts",
+        type: "devpts",
+        source: "devpts",
+        options: ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"],
+      },
       ...(launch.binds ?? []).map(([source, destination]) => ({
         destination,
         type: "bind",
@@ -252,6 +289,14 @@ function spec(rootfs: string, cgroupsPath: string, launch: Launch): unknown {
       resources: memory === undefined ? {} : { memory: { limit: memory, swap: memory } },
     },
   };
+}
+
+/** All that a stream says until its end. */
+export async function read(stream: Readable | undefined): Promise<string> {
+  if (stream === undefined) throw new Error("there is no such stream");
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of stream) chunks.push(chunk);
+  return Buffer.concat(chunks).toString();
 }
 
 /** Waits until `condition` holds, for things that the kernel does on its own time. */

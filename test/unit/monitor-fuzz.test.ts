@@ -7,13 +7,8 @@ import { mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CribError } from "../../src/error.ts";
-import {
-  encodeEmpty,
-  encodeKill,
-  FRAME_LIMIT_BYTES,
-  FrameParser,
-  Request,
-} from "../../src/monitor/protocol.ts";
+import { FRAME_LIMIT_BYTES, FrameParser } from "../../src/monitor/frame.ts";
+import { encodeEmpty, encodeKill, Request } from "../../src/monitor/protocol.ts";
 import { FUZZ_MS, randomOf } from "../fixtures/fuzz.ts";
 import { buildSanitized, runSanitized } from "../fixtures/sanitized.ts";
 

@@ -2,12 +2,8 @@
 import { expect, test } from "bun:test";
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
-import {
-  Answer,
-  FRAME_LIMIT_BYTES,
-  PROTOCOL_VERSION,
-  Request,
-} from "../../src/monitor/protocol.ts";
+import { FRAME_LIMIT_BYTES } from "../../src/monitor/frame.ts";
+import { Answer, PROTOCOL_VERSION, Request } from "../../src/monitor/protocol.ts";
 import { buildSanitized, runSanitized } from "../fixtures/sanitized.ts";
 
 const root = join(import.meta.dir, "../..");

@@ -1,8 +1,8 @@
 import { expect, test } from "bun:test";
 import { CribError } from "../../src/error.ts";
+import { FRAME_LIMIT_BYTES, type Frame, FrameParser } from "../../src/monitor/frame.ts";
 import {
   Answer,
-  type CreateRequest,
   decodeCreate,
   decodeError,
   decodeExec,
@@ -13,11 +13,9 @@ import {
   encodeExec,
   encodeHello,
   encodeKill,
-  FRAME_LIMIT_BYTES,
-  type Frame,
-  FrameParser,
   Request,
 } from "../../src/monitor/protocol.ts";
+import type { CreateRequest } from "../../src/monitor/types.ts";
 
 const create: CreateRequest = {
   id: "c1",
@@ -80,7 +78,7 @@ test("a request's bytes are those that the header documents", () => {
     // length 11, type 4, zero, request 7 | "ab" with its length and NUL | 9
     "0b00000004000000070000000200000061620009000000",
   );
-  expect(Buffer.from(encodeHello(1)).toString("hex")).toBe("060000000100000001000000435249420100");
+  expect(Buffer.from(encodeHello(1)).toString("hex")).toBe("060000000100000001000000435249420200");
 });
 
 test("frames come out whole and in order however the stream is cut", () => {

@@ -1,5 +1,4 @@
 import { CribError } from "../../error.ts";
-import type { ContainerConfig } from "../../gen/runtime/v1/container_config_pb.ts";
 import type { SpecInput } from "./input.ts";
 import { invalid, unsupported } from "./refuse.ts";
 
@@ -15,7 +14,6 @@ export function validateContainer(input: SpecInput): void {
   if (config.windows !== undefined) {
     throw invalid("windows", "(set)", "this is a Linux node");
   }
-  validateTerminal(config);
   const device = config.CDIDevices[0];
   if (device !== undefined) {
     throw unsupported("CDI_devices[0]", device.name, "Crib has no CDI devices yet");
@@ -34,9 +32,4 @@ export function validateContainer(input: SpecInput): void {
   if (/[\0\n]/.test(input.pod.hostname)) {
     throw invalid("hostname", input.pod.hostname, "holds a NUL byte or a line break");
   }
-}
-
-/** The monitor makes no ptys yet. */
-function validateTerminal(config: ContainerConfig): void {
-  if (config.tty) throw unsupported("tty", true, "Crib has no terminals yet");
 }
