@@ -23,7 +23,7 @@ export interface CommandChannels {
   onResize(listener: (size: TerminalSize) => void): void;
   /** Sends what is still queued, then how it ended, then closes the connection in good order. */
   finish(outcome: Outcome): Promise<void>;
-  /** Resolves when the client is gone, whoever ended it. */
+  /** Resolves when nothing more can be exchanged with the client, whoever ended it. */
   readonly closed: Promise<void>;
 }
 

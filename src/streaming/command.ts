@@ -16,7 +16,6 @@ export interface CommandRun {
 
 /**
  * Joins a client's channels with a process's streams until the process has ended or the client is gone.
- * Resolves when the connection is closed.
  */
 export async function runCommand({ channels, start, ...run }: CommandRun): Promise<void> {
   const gone = channels.closed.then(() => undefined);

@@ -232,7 +232,7 @@ export class StreamingServer {
     const session = { kind, object, since: performance.now(), abort, socket };
     this.#sessions.add(session);
     await withoutRequest({ streaming: kind, object }, async () => {
-      log().info("client connected");
+      log().debug("client connected");
       try {
         await wire.serve({
           ...client,

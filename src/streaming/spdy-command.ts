@@ -78,7 +78,7 @@ export class SpdyCommand implements Pick<SpdyOptions, "refuse" | "opened"> {
         if (resize !== undefined) readSizes(resize, listener);
       },
       finish: (outcome) => this.#finish(session, output, outcome),
-      closed: session.closed,
+      closed: session.over,
     };
   }
 

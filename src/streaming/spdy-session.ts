@@ -44,6 +44,9 @@ const LINGER_MS = 30_000;
 export class SpdySession implements StreamLink {
   /** Resolves when the connection is gone. */
   readonly closed: Promise<void>;
+  /** Resolves when nothing more can be exchanged, whoever ended it; the connection may close later. */
+  readonly over: Promise<void>;
+  #markOver: () => void = () => {};
   readonly #streams = new Map<number, SpdyStream>();
   readonly #headers = new HeaderReader();
   readonly #parser = new FrameParser({
@@ -70,6 +73,9 @@ export class SpdySession implements StreamLink {
     private readonly options: SpdyOptions,
   ) {
     this.closed = new Promise((resolve) => transport.once("close", () => resolve()));
+    this.over = new Promise((resolve) => {
+      this.#markOver = resolve;
+    });
     this.#timer = setTimeout(() => this.#checkIdle(), options.idleTimeoutMs);
     transport.on("error", (error) =>
       log().debug({ error: error.message }, "SPDY: connection lost"),
@@ -88,7 +94,7 @@ export class SpdySession implements StreamLink {
   /** Resets what is still open and closes the connection once everything has been sent. */
   finish(failed = false): void {
     if (this.#ending) return;
-    this.#ending = true;
+    this.#end();
     for (const stream of [...this.#streams.values()]) stream.destroy();
     this.#answer(goAway(this.#lastStreamId, failed));
     this.transport.end(() => this.#linger());
@@ -207,6 +213,7 @@ export class SpdySession implements StreamLink {
 
   #write(bytes: Buffer): void {
     if (this.transport.destroyed || this.transport.writableEnded) return;
+    this.#activeMs = performance.now();
     if (!this.transport.write(bytes)) this.#blocked = true;
   }
 
@@ -241,9 +248,14 @@ export class SpdySession implements StreamLink {
     else if (this.transport.writableFinished) this.transport.destroy();
   }
 
+  #end(): void {
+    this.#ending = true;
+    this.#markOver();
+  }
+
   /** The client wants no more of this. */
   #abandon(): void {
-    this.#ending = true;
+    this.#end();
     for (const stream of [...this.#streams.values()]) stream.vanish();
     this.transport.end(() => this.#linger());
     this.#updateFlow();
@@ -271,7 +283,7 @@ export class SpdySession implements StreamLink {
 
   #gone(): void {
     clearTimeout(this.#timer);
-    this.#ending = true;
+    this.#end();
     for (const stream of [...this.#streams.values()]) stream.vanish();
     // Their streams are gone, so each only calls back.
     for (const next of this.#waiting.splice(0)) next();

@@ -54,17 +54,23 @@ async function runOverSpdy(
     log().info(error);
     void command.channels(session).finish({ error });
   }, upgrade.creationTimeoutMs);
+  // Until there is a command that tells the client more.
+  const end = () => session.finish();
+  signal.addEventListener("abort", end);
   session.start(upgrade.head);
-  const opened = await Promise.race([command.complete.then(() => true), session.closed]);
+  const opened = await Promise.race([command.complete.then(() => true), session.over]);
   clearTimeout(late);
-  if (opened !== true) return;
+  signal.removeEventListener("abort", end);
   const isExec = upgrade.request.kind === "exec";
-  await runCommand({
-    channels: command.channels(session),
-    start: () => (isExec ? backend.exec(request) : backend.attach(request)),
-    reportExitCode: isExec,
-    signal,
-  });
+  if (opened === true) {
+    await runCommand({
+      channels: command.channels(session),
+      start: () => (isExec ? backend.exec(request) : backend.attach(request)),
+      reportExitCode: isExec,
+      signal,
+    });
+  }
+  await session.closed;
 }
 
 /**
