@@ -1,0 +1,77 @@
+import { finished } from "node:stream";
+import { Backlog } from "./backlog.ts";
+import type { ForwardedConnection } from "./channels.ts";
+import { ClientStream } from "./client-stream.ts";
+import type { WebSocketConnection } from "./websocket.ts";
+import { type ChannelEncoding, WebSocketChannels } from "./websocket-channels.ts";
+import { CloseCode, WebSocketError } from "./websocket-frames.ts";
+
+/** What carries SPDY in a WebSocket: after the prefix comes the name of the protocol within. */
+export const TUNNEL_PROTOCOL = "SPDY/3.1+portforward.k8s.io";
+
+/** Port-forwarding by channels, by the name that the client offers; "" for one that offers none. */
+export const FORWARD_PROTOCOLS: ReadonlyMap<string, ChannelEncoding> = new Map([
+  ["v4.channel.k8s.io", { base64: false, halfClose: false }],
+  ["v4.base64.channel.k8s.io", { base64: true, halfClose: false }],
+  ["", { base64: false, halfClose: false }],
+]);
+
+const EMPTY = Buffer.alloc(0);
+
+/**
+ * A byte stream in the binary messages of a WebSocket, whose boundaries mean nothing. Begins to read.
+ * Ending or destroying it closes the connection.
+ */
+export function tunnel(connection: WebSocketConnection, head: Buffer): ClientStream {
+  const backlog = new Backlog((full) => connection.pause(full));
+  const stream = new ClientStream(
+    {
+      send: (_, chunk, callback) => connection.send("binary", EMPTY, chunk, callback),
+      sendFin: () => connection.close(CloseCode.normal),
+      ended: () => connection.close(CloseCode.normal),
+      queued: (stream, changeBytes) => backlog.queued(stream, changeBytes),
+    },
+    0,
+  );
+  connection.start(head, {
+    message: ({ bytes, text }) => {
+      if (text) throw new WebSocketError(CloseCode.unsupportedData, "text in a tunnel");
+      stream.receive(bytes, false);
+    },
+    farewell: () => stream.receive(EMPTY, true),
+  });
+  void connection.closed.then(() => stream.lost());
+  return stream;
+}
+
+/**
+ * One connection for each port that the client's request named, on two channels: data in both
+ * directions, then errors. The connection closes when all have ended: a channel alone cannot.
+ */
+export function channelConnections(
+  connection: WebSocketConnection,
+  head: Buffer,
+  encoding: ChannelEncoding,
+  ports: readonly number[],
+): ForwardedConnection[] {
+  const channels = new WebSocketChannels(connection, encoding);
+  let open = ports.length;
+  const connections = ports.map((port, index): ForwardedConnection => {
+    const [dataChannel, errorChannel] = [2 * index, 2 * index + 1];
+    const data = channels.open(dataChannel);
+    const name = Buffer.from([port & 255, port >>> 8]);
+    channels.say(dataChannel, name);
+    channels.say(errorChannel, name);
+    finished(data, { readable: false }, () => {
+      open -= 1;
+      if (open === 0) connection.close(CloseCode.normal);
+    });
+    return {
+      port,
+      data,
+      fail: (message) => channels.say(errorChannel, Buffer.from(message), () => data.destroy()),
+    };
+  });
+  connection.start(head, channels);
+  return connections;
+}

@@ -1,0 +1,191 @@
+import type { Duplex } from "node:stream";
+import { log } from "../observe/log.ts";
+import {
+  CloseCode,
+  closeFrame,
+  FrameParser,
+  frame,
+  frameHeader,
+  type MessagePiece,
+  type OpcodeName,
+  WebSocketError,
+} from "./websocket-frames.ts";
+
+/** How long the client may take to close its side after everything has been sent. */
+const LINGER_MS = 30_000;
+/** Below this, header and payload go out as one piece: it costs less than a second system call. */
+const JOIN_BYTES = 8 * 1024;
+
+/** What the owner of a connection does with what it hears. It may throw a WebSocketError. */
+export interface WebSocketHandler {
+  message(piece: MessagePiece): void;
+  /** The client has said farewell: no message comes any more. */
+  farewell(): void;
+}
+
+/**
+ * The server's side of a WebSocket whose upgrade has been answered. Pings are answered, what is no
+ * frame closes the connection, and so does silence in both directions for `idleTimeoutMs`.
+ */
+export class WebSocketConnection {
+  /** Resolves when the client is gone, whoever ended it. */
+  readonly closed: Promise<void>;
+  /** The transport is full until it has drained; these wait for that. */
+  readonly #waiting: Array<() => void> = [];
+  #blocked = false;
+  /** The last ping that a client sent that does not read: older ones need no answer. */
+  #unanswered: Buffer | undefined;
+  #paused = false;
+  /** A close frame has been sent: what comes in does not count any more. */
+  #ending = false;
+  #activeMs = performance.now();
+  #timer: Timer;
+
+  constructor(
+    private readonly transport: Duplex,
+    private readonly idleTimeoutMs: number,
+  ) {
+    this.closed = new Promise((resolve) => transport.once("close", () => resolve()));
+    this.#timer = setTimeout(() => this.#checkIdle(), idleTimeoutMs);
+    transport.on("error", (error) =>
+      log().debug({ error: error.message }, "WebSocket: connection lost"),
+    );
+    transport.once("close", () => this.#gone());
+  }
+
+  /** @param head What has come with the request that was upgraded. */
+  start(head: Buffer, handler: WebSocketHandler): void {
+    const parser = new FrameParser({
+      message: (piece) => {
+        if (!this.#ending) handler.message(piece);
+      },
+      ping: (payload) => this.#ping(payload),
+      close: (code) => this.#peerClosed(code, handler),
+    });
+    let failed = false;
+    const receive = (chunk: Buffer) => {
+      this.#activeMs = performance.now();
+      if (failed) return;
+      try {
+        parser.push(chunk);
+      } catch (error) {
+        if (!(error instanceof WebSocketError)) throw error;
+        failed = true;
+        log().info({ error: error.message, code: error.code }, "WebSocket: connection closed");
+        this.close(error.code, error.message);
+      }
+    };
+    this.transport.on("drain", () => this.#drained());
+    this.transport.on("end", () => this.#peerEnded());
+    if (head.length > 0) receive(head);
+    this.transport.on("data", receive);
+  }
+
+  /**
+   * Sends a message whose payload is `prefix` and `bytes`; calls back when there is room for more. After
+   * the connection's end it is dropped.
+   */
+  send(opcode: OpcodeName, prefix: Buffer, bytes: Buffer, callback: () => void = () => {}): void {
+    if (this.#ending) callback();
+    else this.#transmit(opcode, prefix, bytes, callback);
+  }
+
+  /** Lets the client wait, or go on: TCP tells it. */
+  pause(paused: boolean): void {
+    const pause = paused && !this.#ending;
+    if (pause === this.#paused) return;
+    this.#paused = pause;
+    if (pause) this.transport.pause();
+    else this.transport.resume();
+  }
+
+  /**
+   * Says farewell behind all that has been sent, and ends the connection when the client has ended it too
+   * or takes too long. Any code but 1000 is a failure to clients.
+   */
+  close(code: number, reason = ""): void {
+    if (this.#ending) return;
+    const farewell = () => this.transport.end(closeFrame(code, reason), () => this.#linger());
+    if (this.#blocked) this.#waiting.push(farewell);
+    else farewell();
+    this.#ending = true;
+    // Bytes that nobody reads would make the kernel reset the connection, and the client lose its end.
+    this.pause(false);
+  }
+
+  #transmit(opcode: OpcodeName, prefix: Buffer, bytes: Buffer, callback: () => void): void {
+    if (this.#blocked) {
+      this.#waiting.push(() => this.#transmit(opcode, prefix, bytes, callback));
+      return;
+    }
+    const header = [frameHeader(opcode, prefix.length + bytes.length), prefix];
+    if (bytes.length <= JOIN_BYTES) this.#write(Buffer.concat([...header, bytes]));
+    else {
+      this.#write(Buffer.concat(header));
+      this.#write(bytes);
+    }
+    if (this.#blocked) this.#waiting.push(callback);
+    else callback();
+  }
+
+  #write(bytes: Buffer): void {
+    if (this.transport.destroyed) return;
+    if (this.transport.write(bytes)) this.#activeMs = performance.now();
+    else this.#blocked = true;
+  }
+
+  #drained(): void {
+    this.#activeMs = performance.now();
+    this.#blocked = false;
+    if (this.#unanswered !== undefined) this.#ping(this.#unanswered);
+    while (!this.#blocked) {
+      const next = this.#waiting.shift();
+      if (next === undefined) break;
+      next();
+    }
+  }
+
+  #ping(payload: Buffer): void {
+    this.#unanswered = this.#blocked ? Buffer.from(payload) : undefined;
+    if (!this.#blocked && !this.#ending) this.#write(frame("pong", payload));
+  }
+
+  #peerClosed(code: number | undefined, handler: WebSocketHandler): void {
+    if (!this.#ending) {
+      handler.farewell();
+      this.close(code ?? CloseCode.normal);
+    }
+    // It may have stopped reading.
+    this.#linger();
+  }
+
+  /** Without a farewell, the client is gone; else it may still read. */
+  #peerEnded(): void {
+    if (!this.#ending || this.transport.writableFinished) this.transport.destroy();
+  }
+
+  /** The client has some time to close its side. */
+  #linger(): void {
+    if (this.transport.readableEnded && this.transport.writableFinished) this.transport.destroy();
+    if (this.transport.destroyed) return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.transport.destroy(), LINGER_MS);
+  }
+
+  #checkIdle(): void {
+    const leftMs = this.#activeMs + this.idleTimeoutMs - performance.now();
+    this.#timer = setTimeout(() => this.#checkIdle(), leftMs > 0 ? leftMs : this.idleTimeoutMs);
+    if (leftMs > 0) return;
+    log().info({ idleMs: this.idleTimeoutMs }, "WebSocket: idle connection closed");
+    if (this.#blocked || this.#ending) this.transport.destroy();
+    else this.close(CloseCode.goingAway, "idle");
+  }
+
+  #gone(): void {
+    clearTimeout(this.#timer);
+    this.#ending = true;
+    this.#blocked = false;
+    // The connection drops all that they send.
+    for (const next of this.#waiting.splice(0)) next();
+  }
+}
