@@ -13,10 +13,15 @@ export class Backlog {
   #bytes = 0;
   #full = false;
 
-  /** @param changed Is told when the client has to wait, and when it may go on. */
-  constructor(private readonly changed: (full: boolean) => void) {}
+  /** @param changed Is called whenever `full` has changed. */
+  constructor(private readonly changed: () => void) {}
 
-  /** The stream's `queuedBytes` have changed by so much; a stream that ends has none any more. */
+  /** Whether the client has to wait. */
+  get full(): boolean {
+    return this.#full;
+  }
+
+  /** The stream's `queuedBytes` have changed by so much; a stream that has ended must have none. */
   queued(stream: ClientStream, changeBytes: number): void {
     this.#bytes += changeBytes;
     if (stream.queuedBytes > STREAM_LIMIT_BYTES) this.#streams.add(stream);
@@ -25,6 +30,6 @@ export class Backlog {
     const full = this.#streams.size > 0 || this.#bytes > limitBytes;
     if (full === this.#full) return;
     this.#full = full;
-    this.changed(full);
+    this.changed();
   }
 }

@@ -54,7 +54,7 @@ export class ClientStream extends Duplex {
   }
 
   /** The client has reset the stream, or is gone. */
-  lost(): void {
+  vanish(): void {
     this.#remoteReset = true;
     this.destroy();
   }

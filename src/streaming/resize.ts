@@ -1,6 +1,8 @@
+import type { Readable } from "node:stream";
 import * as v from "valibot";
 import type { TerminalSize } from "../container/streams.ts";
-import { CribError } from "../error.ts";
+import { CribError, messageOf } from "../error.ts";
+import { log } from "../observe/log.ts";
 
 const Cells = v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(0xffff));
 const Size = v.object({ Width: Cells, Height: Cells });
@@ -28,6 +30,24 @@ export class ResizeParser {
     if (this.#pending.length > MAX_PENDING_CHARS) throw notASize(this.#pending);
     return last;
   }
+}
+
+/** Tells the sizes that come in a stream; those that have come already waited in it. */
+export function readSizes(stream: Readable, listener: (size: TerminalSize) => void): void {
+  const parser = new ResizeParser();
+  stream.on("data", (chunk: Buffer) => {
+    try {
+      const size = parser.push(chunk);
+      if (size !== undefined) listener(size);
+    } catch (error) {
+      log().info(
+        { error: messageOf(error) },
+        "the client's terminal sizes are ignored from now on",
+      );
+      stream.removeAllListeners("data");
+      stream.resume();
+    }
+  });
 }
 
 function parseSize(text: string): TerminalSize {

@@ -23,6 +23,7 @@ import type { StreamingBackend } from "./channels.ts";
 import { isSpdy, serveSpdy } from "./spdy.ts";
 import { Tokens } from "./tokens.ts";
 import { refuseUpgrade, type StreamingRequest, type Upgrade } from "./upgrade.ts";
+import { isWebSocket, serveWebSocket } from "./websocket-upgrade.ts";
 
 /** PEM texts. With `clientCa`, clients need a certificate of it. */
 export interface TlsMaterial {
@@ -262,6 +263,7 @@ interface Wire {
 
 const WIRES: readonly Wire[] = [
   { matches: ({ upgrade = "" }) => isSpdy(upgrade), serve: serveSpdy },
+  { matches: ({ upgrade = "" }) => isWebSocket(upgrade), serve: serveWebSocket },
 ];
 
 const NO_TOKEN = "unknown, used or expired token";

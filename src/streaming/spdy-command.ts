@@ -1,10 +1,7 @@
-import type { Readable, Writable } from "node:stream";
+import type { Writable } from "node:stream";
 import { finished } from "node:stream/promises";
-import type { TerminalSize } from "../container/streams.ts";
-import { messageOf } from "../error.ts";
-import { log } from "../observe/log.ts";
 import type { CommandChannels, CommandRequest, Outcome } from "./channels.ts";
-import { ResizeParser } from "./resize.ts";
+import { readSizes } from "./resize.ts";
 import type { SpdyOptions, SpdySession } from "./spdy-session.ts";
 import type { SpdyStream } from "./spdy-stream.ts";
 import { statusMessage } from "./status.ts";
@@ -103,24 +100,6 @@ export class SpdyCommand implements Pick<SpdyOptions, "refuse" | "opened"> {
 function kindOf(headers: ReadonlyMap<string, string>): Kind | undefined {
   const name = headers.get("streamtype")?.toLowerCase();
   return KINDS.find((kind) => kind === name);
-}
-
-/** Sizes wait in the stream until there is a listener. */
-function readSizes(stream: Readable, listener: (size: TerminalSize) => void): void {
-  const parser = new ResizeParser();
-  stream.on("data", (chunk: Buffer) => {
-    try {
-      const size = parser.push(chunk);
-      if (size !== undefined) listener(size);
-    } catch (error) {
-      log().info(
-        { error: messageOf(error) },
-        "the client's terminal sizes are ignored from now on",
-      );
-      stream.removeAllListeners("data");
-      stream.resume();
-    }
-  });
 }
 
 /** Resolves when all that was written is on its way, or the stream is gone. */

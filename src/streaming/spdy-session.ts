@@ -1,6 +1,8 @@
 import type { Duplex } from "node:stream";
 import { messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
+import { Backlog } from "./backlog.ts";
+import type { StreamLink } from "./client-stream.ts";
 import {
   type ControlFrame,
   dataHeader,
@@ -14,7 +16,7 @@ import {
   synReply,
 } from "./spdy-frames.ts";
 import { HeaderReader } from "./spdy-headers.ts";
-import { SpdyStream, type StreamLink } from "./spdy-stream.ts";
+import { SpdyStream } from "./spdy-stream.ts";
 
 export interface SpdyOptions {
   /** A connection with neither frames nor progress for this long is closed. */
@@ -27,9 +29,6 @@ export interface SpdyOptions {
   opened(stream: SpdyStream): void;
 }
 
-/** What one stream, and all of a connection, may have that nobody reads before the socket is paused. */
-const STREAM_LIMIT_BYTES = 256 * 1024;
-const SESSION_LIMIT_BYTES = 1024 * 1024;
 /** Answers (to PING and the like) that a client does not fetch before it is no longer read. */
 const ANSWERS_LIMIT_BYTES = 64 * 1024;
 /** Below this, header and data go out as one piece: it costs less than a second system call. */
@@ -62,8 +61,7 @@ export class SpdySession implements StreamLink {
   #blocked = false;
   #answersBytes = 0;
   #paused = false;
-  #queuedBytes = 0;
-  readonly #full = new Set<SpdyStream>();
+  readonly #backlog = new Backlog(() => this.#updateFlow());
   #activeMs = performance.now();
   #timer: Timer;
 
@@ -118,16 +116,11 @@ export class SpdySession implements StreamLink {
 
   ended(stream: SpdyStream, reset: boolean): void {
     if (!this.#streams.delete(stream.id)) return;
-    this.#full.delete(stream);
-    this.#updateFlow();
     if (reset) this.#answer(rstStream(stream.id, ResetStatus.cancel));
   }
 
   queued(stream: SpdyStream, changeBytes: number): void {
-    this.#queuedBytes += changeBytes;
-    if (stream.queuedBytes > STREAM_LIMIT_BYTES) this.#full.add(stream);
-    else if (stream.queuedBytes <= STREAM_LIMIT_BYTES / 2) this.#full.delete(stream);
-    this.#updateFlow();
+    this.#backlog.queued(stream, changeBytes);
   }
 
   #receive(chunk: Buffer): void {
@@ -231,12 +224,7 @@ export class SpdySession implements StreamLink {
 
   /** Reads on, or lets the client wait: TCP tells it. */
   #updateFlow(): void {
-    const share = this.#paused ? 0.5 : 1;
-    const pause =
-      !this.#ending &&
-      (this.#full.size > 0 ||
-        this.#queuedBytes > SESSION_LIMIT_BYTES * share ||
-        this.#answersBytes > ANSWERS_LIMIT_BYTES);
+    const pause = !this.#ending && (this.#backlog.full || this.#answersBytes > ANSWERS_LIMIT_BYTES);
     if (pause === this.#paused) return;
     this.#paused = pause;
     if (pause) this.transport.pause();

@@ -1,106 +1,12 @@
-import { Duplex } from "node:stream";
+import { ClientStream, type StreamLink } from "./client-stream.ts";
 
-/** What a stream needs of its session. */
-export interface StreamLink {
-  /** Sends data; calls back when the connection takes more. */
-  send(stream: SpdyStream, chunk: Buffer, callback: () => void): void;
-  sendFin(stream: SpdyStream): void;
-  /** The stream is over; `reset`: the client has to be told. */
-  ended(stream: SpdyStream, reset: boolean): void;
-  /** The stream's `queuedBytes` have changed by so much. */
-  queued(stream: SpdyStream, changeBytes: number): void;
-}
-
-/** What a queued piece costs beside its bytes: a flood of tiny frames has to count as well. */
-const PIECE_COST_BYTES = 256;
-
-/**
- * One stream of a SPDY connection. `end()` half-closes it, `destroy()` resets it. A reset by the client
- * or the loss of the connection destroys it without an error: "close" comes without "end".
- */
-export class SpdyStream extends Duplex {
-  /** What has come in and nobody has read. */
-  queuedBytes = 0;
-  readonly #queue: Buffer[] = [];
-  #wanted = false;
-  /** The client's side is closed: nothing more comes in. */
-  #remoteClosed = false;
-  /** Our side is closed: FIN was sent. */
-  #localClosed = false;
-  #remoteReset = false;
-
+/** One stream of a SPDY connection. */
+export class SpdyStream extends ClientStream {
   constructor(
-    private readonly link: StreamLink,
-    readonly id: number,
+    link: StreamLink,
+    id: number,
     readonly headers: ReadonlyMap<string, string>,
   ) {
-    // Readable itself holds at most one piece, so that the queue here is all there is.
-    super({ allowHalfOpen: true, readableHighWaterMark: 1, writableHighWaterMark: 64 * 1024 });
+    super(link, id);
   }
-
-  /** The session has data for this stream. What comes after the end is dropped. */
-  receive(piece: Buffer, fin: boolean): void {
-    if (this.destroyed || this.#remoteClosed) return;
-    if (fin) this.#remoteClosed = true;
-    if (piece.length > 0) {
-      if (this.#wanted) {
-        this.#wanted = false;
-        this.push(piece);
-      } else {
-        this.#queue.push(ownCopy(piece));
-        this.#account(piece.length + PIECE_COST_BYTES);
-      }
-    }
-    if (fin && this.#queue.length === 0) this.push(null);
-  }
-
-  /** The client has reset the stream, or is gone. */
-  vanish(): void {
-    this.#remoteReset = true;
-    this.destroy();
-  }
-
-  override _read(): void {
-    const piece = this.#queue.shift();
-    if (piece === undefined) {
-      this.#wanted = true;
-      return;
-    }
-    this.#account(-piece.length - PIECE_COST_BYTES);
-    this.push(piece);
-    if (this.#remoteClosed && this.#queue.length === 0) this.push(null);
-  }
-
-  override _write(chunk: Buffer, _: string, callback: () => void): void {
-    if (chunk.length === 0) callback();
-    else this.link.send(this, chunk, callback);
-  }
-
-  override _final(callback: () => void): void {
-    this.#localClosed = true;
-    this.link.sendFin(this);
-    callback();
-  }
-
-  override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
-    this.#queue.length = 0;
-    this.#account(-this.queuedBytes);
-    // After our FIN a reset could only cost a client that has not read everything yet.
-    this.link.ended(this, !this.#remoteReset && !this.#localClosed);
-    callback(error);
-  }
-
-  #account(changeBytes: number): void {
-    if (changeBytes === 0) return;
-    this.queuedBytes += changeBytes;
-    this.link.queued(this, changeBytes);
-  }
-}
-
-/** A small piece must not keep the large buffer alive that it came in. */
-function ownCopy(piece: Buffer): Buffer {
-  if (piece.length * 2 > piece.buffer.byteLength) return piece;
-  const copy = Buffer.allocUnsafeSlow(piece.length);
-  piece.copy(copy);
-  return copy;
 }

@@ -42,9 +42,9 @@ export class WebSocketChannels implements WebSocketHandler, StreamLink {
     private readonly connection: WebSocketConnection,
     private readonly encoding: ChannelEncoding,
   ) {
-    this.#backlog = new Backlog((full) => connection.pause(full));
+    this.#backlog = new Backlog(() => connection.pause(this.#backlog.full));
     void connection.closed.then(() => {
-      for (const stream of [...this.#streams.values()]) stream.lost();
+      for (const stream of [...this.#streams.values()]) stream.vanish();
     });
   }
 

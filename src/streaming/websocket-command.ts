@@ -1,10 +1,6 @@
 import { finished, type Writable } from "node:stream";
-import type { TerminalSize } from "../container/streams.ts";
-import { messageOf } from "../error.ts";
-import { log } from "../observe/log.ts";
 import type { CommandChannels, CommandRequest } from "./channels.ts";
-import type { ClientStream } from "./client-stream.ts";
-import { ResizeParser } from "./resize.ts";
+import { readSizes } from "./resize.ts";
 import { statusMessage } from "./status.ts";
 import type { WebSocketConnection } from "./websocket.ts";
 import { type ChannelEncoding, WebSocketChannels } from "./websocket-channels.ts";
@@ -63,26 +59,8 @@ export function commandChannels(
       if (message !== "") channels.say(Channel.error, Buffer.from(message));
       connection.close(CloseCode.normal);
     },
-    closed: connection.closed,
+    closed: connection.over,
   };
-}
-
-/** Sizes wait in the channel until there is a listener. */
-function readSizes(stream: ClientStream, listener: (size: TerminalSize) => void): void {
-  const parser = new ResizeParser();
-  stream.on("data", (chunk: Buffer) => {
-    try {
-      const size = parser.push(chunk);
-      if (size !== undefined) listener(size);
-    } catch (error) {
-      log().info(
-        { error: messageOf(error) },
-        "the client's terminal sizes are ignored from now on",
-      );
-      stream.removeAllListeners("data");
-      stream.resume();
-    }
-  });
 }
 
 /** Resolves when all that was written is on its way, or the client is gone. */

@@ -23,7 +23,7 @@ const EMPTY = Buffer.alloc(0);
  * Ending or destroying it closes the connection.
  */
 export function tunnel(connection: WebSocketConnection, head: Buffer): ClientStream {
-  const backlog = new Backlog((full) => connection.pause(full));
+  const backlog: Backlog = new Backlog(() => connection.pause(backlog.full));
   const stream = new ClientStream(
     {
       send: (_, chunk, callback) => connection.send("binary", EMPTY, chunk, callback),
@@ -40,7 +40,7 @@ export function tunnel(connection: WebSocketConnection, head: Buffer): ClientStr
     },
     farewell: () => stream.receive(EMPTY, true),
   });
-  void connection.closed.then(() => stream.lost());
+  void connection.closed.then(() => stream.vanish());
   return stream;
 }
 

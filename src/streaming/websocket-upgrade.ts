@@ -59,10 +59,10 @@ export async function serveWebSocket(upgrade: Upgrade): Promise<void> {
     await runOverWebSocket(upgrade, connection, request.command, protocol);
   } else if (protocol === TUNNEL_PROTOCOL) {
     await forwardOverSpdy(upgrade, tunnel(connection, upgrade.head), EMPTY);
-    await connection.closed;
   } else {
     await forwardOverChannels(upgrade, connection, protocol);
   }
+  await connection.closed;
 }
 
 async function runOverWebSocket(
@@ -98,7 +98,7 @@ async function forwardOverChannels(
   const end = () => connection.close(CloseCode.goingAway, messageOf(signal.reason));
   signal.addEventListener("abort", end, { once: true });
   if (signal.aborted) end();
-  await connection.closed;
+  await connection.over;
   signal.removeEventListener("abort", end);
 }
 

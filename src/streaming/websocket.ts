@@ -28,8 +28,11 @@ export interface WebSocketHandler {
  * frame closes the connection, and so does silence in both directions for `idleTimeoutMs`.
  */
 export class WebSocketConnection {
-  /** Resolves when the client is gone, whoever ended it. */
+  /** Resolves when nothing more can be exchanged with the client, whoever ended it. */
+  readonly over: Promise<void>;
+  /** Resolves when the connection is gone. */
   readonly closed: Promise<void>;
+  #markOver: () => void = () => {};
   /** The transport is full until it has drained; these wait for that. */
   readonly #waiting: Array<() => void> = [];
   #blocked = false;
@@ -46,6 +49,9 @@ export class WebSocketConnection {
     private readonly idleTimeoutMs: number,
   ) {
     this.closed = new Promise((resolve) => transport.once("close", () => resolve()));
+    this.over = new Promise((resolve) => {
+      this.#markOver = resolve;
+    });
     this.#timer = setTimeout(() => this.#checkIdle(), idleTimeoutMs);
     transport.on("error", (error) =>
       log().debug({ error: error.message }, "WebSocket: connection lost"),
@@ -155,6 +161,7 @@ export class WebSocketConnection {
       handler.farewell();
       this.close(code ?? CloseCode.normal);
     }
+    this.#markOver();
     // It may have stopped reading.
     this.#linger();
   }
@@ -185,6 +192,7 @@ export class WebSocketConnection {
     clearTimeout(this.#timer);
     this.#ending = true;
     this.#blocked = false;
+    this.#markOver();
     // The connection drops all that they send.
     for (const next of this.#waiting.splice(0)) next();
   }

@@ -354,6 +354,7 @@ describe("flow", () => {
     await it[Symbol.asyncDispose]();
     it = await startStreaming({ idleTimeoutMs: 100 });
     const client = await exec("v4.channel.k8s.io");
+    const process = await it.backend.process();
     expect(await client.rest()).toEqual(["binary \x01", "close 1001 idle"]);
     await gone(process);
   });
