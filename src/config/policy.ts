@@ -20,9 +20,11 @@ const identitySchema = v.variant("type", [
 ]);
 const identity = v.optional(identitySchema, { type: "matchRepoDigestOrExact" });
 const base64 = v.pipe(text, v.base64());
-const oneKey = (requirement: Record<string, unknown>) =>
-  ["keyPath", "keyPaths", "keyData", "keyDatas"].filter((key) => requirement[key] !== undefined)
-    .length === 1;
+const paths = v.pipe(v.array(text), v.minLength(1));
+/** How many of the members there are. */
+const given = (object: object, names: readonly string[]) =>
+  names.filter((name) => (object as Record<string, unknown>)[name] !== undefined).length;
+const KEYS = ["keyPath", "keyPaths", "keyData", "keyDatas"];
 const ONE_KEY = "needs exactly one of keyPath, keyPaths, keyData, keyDatas";
 
 const signedBySchema = v.pipe(
@@ -30,22 +32,85 @@ const signedBySchema = v.pipe(
     type: v.literal("signedBy"),
     keyType: v.literal("GPGKeys"),
     keyPath: v.optional(text),
-    keyPaths: v.optional(v.pipe(v.array(text), v.minLength(1))),
+    keyPaths: v.optional(paths),
     keyData: v.optional(base64),
     signedIdentity: identity,
   }),
-  v.check((requirement) => oneKey(requirement), ONE_KEY),
+  v.check((requirement) => given(requirement, KEYS) === 1, ONE_KEY),
 );
+
+/** Certificates of Fulcio: short-lived, for a person whom an OpenID provider knows. */
+const fulcioSchema = v.pipe(
+  v.strictObject({
+    caPath: v.optional(text),
+    caData: v.optional(base64),
+    oidcIssuer: text,
+    subjectEmail: text,
+  }),
+  v.check((ca) => given(ca, ["caPath", "caData"]) === 1, "needs exactly one of caPath, caData"),
+);
+/** Certificates of an own CA, which are valid when they are looked at. */
+const pkiSchema = v.pipe(
+  v.strictObject({
+    caRootsPath: v.optional(text),
+    caRootsData: v.optional(base64),
+    caIntermediatesPath: v.optional(text),
+    caIntermediatesData: v.optional(base64),
+    subjectEmail: v.optional(text),
+    subjectHostname: v.optional(
+      v.pipe(text, v.regex(/^(?=.*[A-Za-z])[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*$/, "is no host name")),
+    ),
+  }),
+  v.check(
+    (pki) => given(pki, ["caRootsPath", "caRootsData"]) === 1,
+    "needs exactly one of caRootsPath, caRootsData",
+  ),
+  v.check(
+    (pki) => given(pki, ["caIntermediatesPath", "caIntermediatesData"]) <= 1,
+    "has both of caIntermediatesPath, caIntermediatesData",
+  ),
+  v.check(
+    (pki) => given(pki, ["subjectEmail", "subjectHostname"]) > 0,
+    "needs subjectEmail or subjectHostname",
+  ),
+);
+const REKOR_KEYS = [
+  "rekorPublicKeyPath",
+  "rekorPublicKeyPaths",
+  "rekorPublicKeyData",
+  "rekorPublicKeyDatas",
+];
 const sigstoreSignedSchema = v.pipe(
   v.strictObject({
     type: v.literal("sigstoreSigned"),
     keyPath: v.optional(text),
-    keyPaths: v.optional(v.pipe(v.array(text), v.minLength(1))),
+    keyPaths: v.optional(paths),
     keyData: v.optional(base64),
     keyDatas: v.optional(v.pipe(v.array(base64), v.minLength(1))),
+    fulcio: v.optional(fulcioSchema),
+    pki: v.optional(pkiSchema),
+    rekorPublicKeyPath: v.optional(text),
+    rekorPublicKeyPaths: v.optional(paths),
+    rekorPublicKeyData: v.optional(base64),
+    rekorPublicKeyDatas: v.optional(v.pipe(v.array(base64), v.minLength(1))),
     signedIdentity: identity,
   }),
-  v.check((requirement) => oneKey(requirement), ONE_KEY),
+  v.check(
+    (requirement) => given(requirement, [...KEYS, "fulcio", "pki"]) === 1,
+    `${ONE_KEY}, fulcio, pki`,
+  ),
+  v.check(
+    (requirement) => given(requirement, REKOR_KEYS) <= 1,
+    `has more than one of ${REKOR_KEYS.join(", ")}`,
+  ),
+  v.check(
+    (requirement) => requirement.fulcio === undefined || given(requirement, REKOR_KEYS) === 1,
+    "fulcio needs a rekorPublicKey: only the log says when its certificate was used",
+  ),
+  v.check(
+    (requirement) => requirement.pki === undefined || given(requirement, REKOR_KEYS) === 0,
+    "pki and rekorPublicKey do not go together",
+  ),
 );
 const requirementSchema = v.union([
   v.strictObject({ type: v.literal("insecureAcceptAnything") }),
@@ -61,6 +126,8 @@ const policySchema = v.strictObject({
 
 export type SignedIdentity = v.InferOutput<typeof identitySchema>;
 export type Requirement = v.InferOutput<typeof requirementSchema>;
+export type Fulcio = v.InferOutput<typeof fulcioSchema>;
+export type Pki = v.InferOutput<typeof pkiSchema>;
 export type Policy = v.InferOutput<typeof policySchema>;
 
 /** Where the containers tools look; only there may it be absent. */
@@ -77,7 +144,7 @@ export function policyPath(paths: { file: string; directory: string }, namespace
  * Reads a policy file. A node that has none at the usual place accepts all images.
  *
  * @throws CribError FailedPrecondition naming the file and what is wrong; Unimplemented: it asks for
- *   checks that Crib does not have (Fulcio, Rekor, PKI).
+ *   checks that Crib does not have (signedBaseLayer).
  */
 export function readPolicy(path: string): Policy {
   const bytes = ifThere(() => readFileSync(path, "utf8"));
@@ -94,7 +161,7 @@ export function parsePolicy(bytes: string, path: string): Policy {
   } catch (error) {
     throw new CribError("FailedPrecondition", `${path}: ${messageOf(error)}`);
   }
-  refuseKeyless(json, path);
+  refuseUnsupported(json, path);
   const result = v.safeParse(policySchema, json);
   if (result.success) return result.output;
   const [issue] = result.issues;
@@ -112,23 +179,12 @@ function describe(issue: v.BaseIssue<unknown>): string {
   return `${v.getDotPath(meant) ?? String(type)}: ${meant.message}`;
 }
 
-const NOT_IMPLEMENTED = /^(?:fulcio|pki|rekorPublicKey)/;
-
-function refuseKeyless(json: unknown, path: string): void {
+function refuseUnsupported(json: unknown, path: string): void {
   if (typeof json !== "object" || json === null) return;
-  const { type } = json as { type?: unknown };
-  for (const [name, value] of Object.entries(json)) {
-    if (type === "sigstoreSigned" && NOT_IMPLEMENTED.test(name)) {
-      throw new CribError(
-        "Unimplemented",
-        `${path}: sigstoreSigned.${name} is not supported: only keyPath, keyPaths, keyData, keyDatas`,
-      );
-    }
-    if (type === "signedBaseLayer") {
-      throw new CribError("Unimplemented", `${path}: signedBaseLayer is not supported`);
-    }
-    refuseKeyless(value, path);
+  if ((json as { type?: unknown }).type === "signedBaseLayer") {
+    throw new CribError("Unimplemented", `${path}: signedBaseLayer is not supported`);
   }
+  for (const value of Object.values(json)) refuseUnsupported(value, path);
 }
 
 /**

@@ -141,6 +141,32 @@ export function retryAfterMs(header: string | null, nowMs = Date.now()): number 
   return Number.isNaN(wanted) ? 0 : Math.min(Math.max(0, wanted), RETRY_AFTER_LIMIT_MS);
 }
 
+export const REDIRECTS: readonly number[] = [301, 302, 303, 307, 308];
+export const REDIRECT_LIMIT = 5;
+
+/**
+ * Where an answer sends its caller: to https anywhere; to plain http only where that is `plainAllowed`,
+ * or already used. Never to a file or the like.
+ *
+ * @throws CribError FailedPrecondition; `what` names who was asked.
+ */
+export function redirectTarget(
+  response: HttpResponse,
+  plainAllowed: boolean,
+  what: string,
+): string {
+  const location = response.headers.get("location") ?? "";
+  const { url } = response;
+  const target = URL.canParse(location, url) ? new URL(location, url) : undefined;
+  const plain = plainAllowed || url.startsWith("http:");
+  if (target?.protocol === "https:" || (target?.protocol === "http:" && plain)) return target.href;
+  const shown = JSON.stringify(location.slice(0, 100));
+  throw new CribError(
+    "FailedPrecondition",
+    `${what}: redirects to ${shown}, which is not followed`,
+  );
+}
+
 /** The whole body. Throws a `CribError` DataLoss when it is longer than `limitBytes`. */
 export async function readBody(
   response: HttpResponse,

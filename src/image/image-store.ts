@@ -64,7 +64,14 @@ const sourceSchema = v.object({
   signatures: v.array(
     v.variant("kind", [
       v.object({ kind: v.literal("simple"), message: v.string() }),
-      v.object({ kind: v.literal("sigstore"), payload: v.string(), signature: v.string() }),
+      v.object({
+        kind: v.literal("sigstore"),
+        payload: v.string(),
+        signature: v.string(),
+        certificate: v.optional(v.string()),
+        chain: v.optional(v.string()),
+        bundle: v.optional(v.string()),
+      }),
     ]),
   ),
   layers: v.array(v.object({ mediaType: v.string(), digest: v.string(), size: v.number() })),

@@ -7,8 +7,11 @@ import { parseChallenges } from "./challenge.ts";
 import { basicAuthorization, type Credentials } from "./credentials.ts";
 import {
   type HttpResponse,
+  REDIRECT_LIMIT,
+  REDIRECTS,
   type RequestOptions,
   readBody,
+  redirectTarget,
   request,
   retryAfterMs,
   UnavailableError,
@@ -18,7 +21,6 @@ import { fetchToken } from "./token.ts";
 
 const MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024;
 const ERROR_LIMIT_BYTES = 64 * 1024;
-const REDIRECT_LIMIT = 5;
 /** A server that speaks no TLS may keep silent to a TLS greeting. */
 const PROBE_LIMIT_MS = 5000;
 
@@ -131,25 +133,13 @@ export class RegistryClient {
         url,
         own ? { ...headers, Authorization: this.#authorization ?? "" } : headers,
       );
-      if (![301, 302, 303, 307, 308].includes(response.status)) return response;
+      if (!REDIRECTS.includes(response.status)) return response;
       response.discard();
-      url = this.#redirectTarget(url, response.headers.get("location") ?? "");
+      url = redirectTarget(response, this.#insecure, this.name);
     }
     throw new CribError(
       "FailedPrecondition",
       `${this.name}: more than ${REDIRECT_LIMIT} redirects`,
-    );
-  }
-
-  #redirectTarget(from: string, location: string): string {
-    const target = URL.canParse(location, from) ? new URL(location, from) : undefined;
-    const plainAllowed = this.#insecure || from.startsWith("http:");
-    if (target?.protocol === "https:" || (target?.protocol === "http:" && plainAllowed)) {
-      return target.href;
-    }
-    throw new CribError(
-      "FailedPrecondition",
-      `${this.name}: redirects to ${JSON.stringify(location.slice(0, 100))}, which is not followed`,
     );
   }
 

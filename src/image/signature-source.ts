@@ -5,7 +5,15 @@ import { ifThere } from "../config/if-there.ts";
 import type { SignatureStorage } from "../config/registries-d.ts";
 import { CribError } from "../error.ts";
 import { readBlob, retry } from "./blob.ts";
-import { type RequestOptions, readBody, request, UnavailableError } from "./http.ts";
+import {
+  REDIRECT_LIMIT,
+  REDIRECTS,
+  type RequestOptions,
+  readBody,
+  redirectTarget,
+  request,
+  UnavailableError,
+} from "./http.ts";
 import type { RegistryClient } from "./registry.ts";
 import type { Signature } from "./signature.ts";
 
@@ -13,7 +21,10 @@ const COUNT_LIMIT = 32;
 const SIZE_LIMIT_BYTES = 1024 * 1024;
 const ATTEMPTS = 3;
 const COSIGN_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json";
-const COSIGN_ANNOTATION = "dev.cosignproject.cosign/signature";
+const SIGNATURE = "dev.cosignproject.cosign/signature";
+const CERTIFICATE = "dev.sigstore.cosign/certificate";
+const CHAIN = "dev.sigstore.cosign/chain";
+const BUNDLE = "dev.sigstore.cosign/bundle";
 
 const attachmentSchema = v.object({
   layers: v.array(
@@ -72,16 +83,27 @@ function readLocal(path: string): Buffer | undefined {
   return readFileSync(path);
 }
 
+/**
+ * Redirects are followed, also to another host: what comes is believed only when it is signed. But a
+ * server must not point at files of this machine, nor from https to plain http.
+ */
 async function download(
   url: string,
   http: Pick<RequestOptions, "tls" | "noProgressMs" | "signal">,
 ): Promise<Buffer | undefined> {
-  const response = await request(url, { ...http, insecure: false });
-  if (response.status === 200) return readBody(response, SIZE_LIMIT_BYTES, url);
-  response.discard();
-  // Servers that must not list what they have answer 403 for what is not there.
-  if (response.status === 404 || response.status === 403) return undefined;
-  throw new UnavailableError(`signature ${url}: HTTP ${response.status}`);
+  const what = `signature ${url}`;
+  let at = url;
+  for (let hop = 0; hop <= REDIRECT_LIMIT; hop++) {
+    const response = await request(at, { ...http, insecure: false });
+    const { status } = response;
+    if (status === 200) return readBody(response, SIZE_LIMIT_BYTES, what);
+    response.discard();
+    // Servers that must not list what they have answer 403 for what is not there.
+    if (status === 404 || status === 403) return undefined;
+    if (!REDIRECTS.includes(status)) throw new UnavailableError(`${what}: HTTP ${status}`);
+    at = redirectTarget(response, false, what);
+  }
+  throw new CribError("FailedPrecondition", `${what}: more than ${REDIRECT_LIMIT} redirects`);
 }
 
 /** The tag sha256-HEX.sig: an image whose "layers" are payloads. */
@@ -105,10 +127,18 @@ async function fromAttachments(
   }
   const found: Signature[] = [];
   for (const layer of json.output.layers.slice(0, COUNT_LIMIT)) {
-    const signature = layer.annotations[COSIGN_ANNOTATION];
+    const { annotations } = layer;
+    const signature = annotations[SIGNATURE];
     if (layer.mediaType !== COSIGN_TYPE || signature === undefined) continue;
     const payload = await readBlob([client], layer, SIZE_LIMIT_BYTES, signal);
-    found.push({ kind: "sigstore", payload: payload.toString("base64"), signature });
+    found.push({
+      kind: "sigstore",
+      payload: payload.toString("base64"),
+      signature,
+      certificate: annotations[CERTIFICATE],
+      chain: annotations[CHAIN],
+      bundle: annotations[BUNDLE],
+    });
   }
   return found;
 }

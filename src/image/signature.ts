@@ -1,14 +1,31 @@
 /** Signatures of images, and what they say once their bytes are known to be genuine. */
 import * as v from "valibot";
 import { parseStrictJson } from "../config/strict-json.ts";
-import { CribError, messageOf } from "../error.ts";
+import { messageOf } from "../error.ts";
 
 /** As it was found: nothing in it is trusted yet. Bytes in base64. */
 export type Signature =
   /** An OpenPGP message that holds its payload (container-signature(5)). */
   | { kind: "simple"; message: string }
-  /** Cosign's: a payload and a signature over it. */
-  | { kind: "sigstore"; payload: string; signature: string };
+  /**
+   * Cosign's: a payload and a signature over it; maybe the certificate of who made it and those above
+   * (PEM), and what the transparency log Rekor says of it (JSON).
+   */
+  | SigstoreSignature;
+
+export interface SigstoreSignature {
+  kind: "sigstore";
+  payload: string;
+  signature: string;
+  certificate?: string;
+  chain?: string;
+  bundle?: string;
+}
+
+/** Why a signature does not count; the message is shown. */
+export class SignatureError extends Error {
+  override readonly name = "SignatureError";
+}
 
 /** What a signature vouches for. */
 export interface Claim {
@@ -26,7 +43,7 @@ const TYPES = {
 /**
  * Reads the payload of a signature that was found genuine.
  *
- * @throws CribError FailedPrecondition: it has anything in "critical" that is not understood.
+ * @throws SignatureError: it has anything in "critical" that is not understood.
  */
 export function parsePayload(bytes: Uint8Array, kind: Signature["kind"]): Claim {
   const schema = v.strictObject({
@@ -45,6 +62,6 @@ export function parsePayload(bytes: Uint8Array, kind: Signature["kind"]): Claim 
       reference: critical.identity["docker-reference"],
     };
   } catch (error) {
-    throw new CribError("FailedPrecondition", `signature payload: ${messageOf(error)}`);
+    throw new SignatureError(`signature payload: ${messageOf(error)}`);
   }
 }

@@ -1,5 +1,4 @@
 /** The decision of policy.json about an image (containers-policy.json(5)). */
-import { readFileSync } from "node:fs";
 import {
   type Policy,
   policyPath,
@@ -7,12 +6,11 @@ import {
   readPolicy,
   requirementsFor,
 } from "../config/policy.ts";
-import { CribError, messageOf } from "../error.ts";
-import { verifyOpenPgp } from "./gpg.ts";
+import { CribError } from "../error.ts";
 import { formatReference, nameOf, type Reference } from "./reference.ts";
-import { type Claim, parsePayload, type Signature } from "./signature.ts";
+import { type Claim, type Signature, SignatureError } from "./signature.ts";
+import { type Verifier, verifier } from "./signature-verifier.ts";
 import { identityMatches } from "./signed-identity.ts";
-import { readPublicKey, verifySigstore } from "./sigstore-key.ts";
 
 /** What is known about an image besides its name. */
 export interface Evidence {
@@ -78,8 +76,6 @@ function refusal(reference: Reference, why: string): CribError {
   );
 }
 
-type Signed = Extract<Requirement, { type: "signedBy" | "sigstoreSigned" }>;
-
 async function whyNot(
   requirement: Requirement,
   reference: Reference,
@@ -89,10 +85,10 @@ async function whyNot(
   if (requirement.type === "reject") return "it is rejected";
   const kind = requirement.type === "signedBy" ? "simple" : "sigstore";
   const reasons: string[] = [];
-  const keys = readKeys(requirement);
+  const claimOf = await verifier(requirement);
   for (const signature of signatures) {
     if (signature.kind !== kind) continue;
-    const claim = await verified(signature, keys);
+    const claim = await verified(signature, claimOf);
     if (typeof claim === "string") reasons.push(claim);
     else if (!digests.includes(claim.digest)) reasons.push(`it is for ${claim.digest}`);
     else if (!identityMatches(requirement.signedIdentity, reference, claim.reference)) {
@@ -104,41 +100,12 @@ async function whyNot(
   return `${requirement.type}: no signature is accepted: ${list.slice(0, 1000)}`;
 }
 
-/** What the signature claims when one of the keys made it, else why it does not count. */
-async function verified(signature: Signature, keys: readonly Buffer[]): Promise<Claim | string> {
+/** What the signature claims when it is genuine, else why it does not count. */
+async function verified(signature: Signature, claimOf: Verifier): Promise<Claim | string> {
   try {
-    if (signature.kind === "simple") {
-      const result = await verifyOpenPgp(Buffer.from(signature.message, "base64"), keys);
-      return "why" in result ? result.why : parsePayload(result.payload, "simple");
-    }
-    const payload = Buffer.from(signature.payload, "base64");
-    const bytes = Buffer.from(signature.signature, "base64");
-    const genuine = keys.some((key) =>
-      verifySigstore(readPublicKey(key, "sigstoreSigned"), payload, bytes),
-    );
-    return genuine ? parsePayload(payload, "sigstore") : "made by another key, or changed";
+    return await claimOf(signature);
   } catch (error) {
-    if (error instanceof CribError && error.message.startsWith("signature payload")) {
-      return error.message;
-    }
+    if (error instanceof SignatureError) return error.message;
     throw error;
   }
-}
-
-function readKeys(requirement: Signed): Buffer[] {
-  const { keyPath, keyPaths, keyData } = requirement;
-  const datas = "keyDatas" in requirement ? (requirement.keyDatas ?? []) : [];
-  const paths = [...(keyPath === undefined ? [] : [keyPath]), ...(keyPaths ?? [])];
-  const data = [...(keyData === undefined ? [] : [keyData]), ...datas];
-  return [
-    ...paths.map((path) => {
-      try {
-        return readFileSync(path);
-      } catch (error) {
-        const why = `policy: ${requirement.type}: key ${path}: ${messageOf(error)}`;
-        throw new CribError("FailedPrecondition", why);
-      }
-    }),
-    ...data.map((text) => Buffer.from(text, "base64")),
-  ];
 }

@@ -4,6 +4,7 @@ import { generateKeyPairSync, type KeyObject, sign } from "node:crypto";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import type { SigstoreSignature } from "../../src/image/signature.ts";
 import { openTestStore, type TestStore } from "../fixtures/image-store.ts";
 import {
   type Pushed,
@@ -15,6 +16,13 @@ import {
   startRegistry,
 } from "../fixtures/registry.ts";
 import { type RegistryProxy, startProxy } from "../fixtures/registry-proxy.ts";
+import {
+  CA_EXTENSIONS,
+  personExtensions,
+  signKeyless,
+  TestCa,
+  TestLog,
+} from "../fixtures/sigstore.ts";
 
 let registry: Registry;
 let proxy: RegistryProxy;
@@ -242,16 +250,18 @@ test("skopeo's signature is accepted, from a lookaside server", async () => {
 
 const COSIGN = "cosign container image signature";
 
-/** Does what `cosign sign` does: the tag sha256-HEX.sig. */
-async function cosign(digest: string, key: KeyObject, payloads: readonly Buffer[]): Promise<void> {
+/** Attaches signatures as `cosign sign` does: the tag sha256-HEX.sig. */
+async function attach(digest: string, signatures: readonly SigstoreSignature[]): Promise<void> {
   const layers: unknown[] = [];
-  for (const payload of payloads) {
-    const algorithm = key.asymmetricKeyType === "ed25519" ? null : "sha256";
+  for (const { payload, signature, certificate, chain, bundle } of signatures) {
     layers.push({
       mediaType: "application/vnd.dev.cosign.simplesigning.v1+json",
-      ...(await pushBlob(registry, "team/app", payload)),
+      ...(await pushBlob(registry, "team/app", Buffer.from(payload, "base64"))),
       annotations: {
-        "dev.cosignproject.cosign/signature": sign(algorithm, payload, key).toString("base64"),
+        "dev.cosignproject.cosign/signature": signature,
+        ...(certificate && { "dev.sigstore.cosign/certificate": certificate }),
+        ...(chain && { "dev.sigstore.cosign/chain": chain }),
+        ...(bundle && { "dev.sigstore.cosign/bundle": bundle }),
       },
     });
   }
@@ -261,6 +271,16 @@ async function cosign(digest: string, key: KeyObject, payloads: readonly Buffer[
       manifest.layers = layers;
     },
   });
+}
+
+async function cosign(digest: string, key: KeyObject, payloads: readonly Buffer[]): Promise<void> {
+  const algorithm = key.asymmetricKeyType === "ed25519" ? null : "sha256";
+  const signatures = payloads.map((payload) => ({
+    kind: "sigstore" as const,
+    payload: payload.toString("base64"),
+    signature: sign(algorithm, payload, key).toString("base64"),
+  }));
+  await attach(digest, signatures);
 }
 const pem = (key: KeyObject) => Buffer.from(key.export({ type: "spki", format: "pem" }));
 const sigstore = (key: KeyObject, type = "matchRepository") => ({
@@ -313,6 +333,78 @@ test("a signature of the index, or of the image below it, is enough", async () =
     const pulled = await store.images.pull(`${proxy.host}/team/app:${which}`);
     expect(pulled.id).toBe(image.id);
     await store.images.remove(pulled.id);
+  }
+});
+
+test("a keyless signature is read from the registry, kept, and judged again without it", async () => {
+  const issuer = "https://accounts.example.com";
+  const ca = new TestCa(store.directory);
+  const log = new TestLog();
+  const root = ca.issue("root", { extensions: CA_EXTENSIONS });
+  const middle = ca.issue("middle", { issuer: root, extensions: CA_EXTENSIONS });
+  const extensions = personExtensions("dev@example.com", issuer);
+  const dev = ca.issue("dev", { issuer: middle, extensions });
+  const image = await pushImage(registry, "team/app:3", {
+    layers: [[{ name: "k", data: "keyless" }]],
+  });
+  const three = `${proxy.host}/team/app:3`;
+  writeFileSync(path("ca.pem"), root.certificate);
+  writeFileSync(path("rekor.pub"), log.publicKey);
+  const requirement = (subjectEmail: string) => ({
+    type: "sigstoreSigned",
+    fulcio: { caPath: path("ca.pem"), oidcIssuer: issuer, subjectEmail },
+    rekorPublicKeyPath: path("rekor.pub"),
+    signedIdentity: { type: "matchRepository" },
+  });
+  registriesD("use-sigstore-attachments: true");
+  policy(requirement("dev@example.com"));
+  const payload = claim(COSIGN, image.digest, `${proxy.host}/team/app`);
+  const signature = signKeyless(payload, dev, log, { chain: middle.certificate });
+  await attach(image.digest, [{ ...signature, bundle: undefined }]);
+  await expectRefused("no entry of a Rekor log", store.images.pull(three));
+  await attach(image.digest, [signature]);
+  const pulled = await store.images.pull(three);
+  expect(pulled.id).toBe(image.id);
+  const reopened = await store.reopen();
+  await proxy.stop();
+  await reopened.verify(pulled, three, "");
+  policy(requirement("boss@example.com"));
+  await expect(reopened.verify(pulled, three, "")).rejects.toThrow("dev@example.com");
+});
+
+test.each([
+  ["to another host is followed", "elsewhere", ""],
+  ["to a file is not followed", "file:///etc/passwd", "redirects to"],
+  ["to itself for ever is an error", "itself", "more than 5 redirects"],
+])("a lookaside server that redirects %s", async (_, target, refusal) => {
+  const bytes = gpgSign("good@x", claim(SIMPLE, pushed.digest, name()));
+  const other = startProxy();
+  other.intercept = (_request, url) =>
+    url.pathname === "/elsewhere" ? new Response(new Uint8Array(bytes)) : undefined;
+  const server = startProxy();
+  server.intercept = (_request, url) => {
+    if (url.pathname.endsWith("signature-2")) return undefined;
+    const places: Record<string, string> = {
+      elsewhere: `http://${other.host}/elsewhere`,
+      itself: url.href,
+    };
+    return new Response(null, { status: 302, headers: { Location: places[target] ?? target } });
+  };
+  try {
+    registriesD(`lookaside: http://${server.host}/base`);
+    policy(signedBy());
+    const pull = store.images.pull(name());
+    if (refusal === "") expect((await pull).id).toBe(pushed.id);
+    else {
+      await expect(pull).rejects.toMatchObject({
+        code: "FailedPrecondition",
+        message: expect.stringContaining(refusal),
+      });
+      expect(server.requests.length).toBeLessThanOrEqual(6);
+    }
+  } finally {
+    await server.stop();
+    await other.stop();
   }
 });
 
