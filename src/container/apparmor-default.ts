@@ -26,15 +26,19 @@ let loading: Promise<void> | undefined;
 export async function defaultAppArmorProfile(): Promise<string | undefined> {
   if (!hasAppArmorParser()) return undefined;
   // Once for each daemon, also when it is there: an older Crib's may say something else.
-  if (loading !== undefined && !(await isAppArmorProfileLoaded(NAME))) loading = undefined;
-  loading ??= load();
-  try {
-    await loading;
-  } catch (error) {
+  await loadOnce();
+  if (await isAppArmorProfileLoaded(NAME)) return NAME;
+  loading = undefined;
+  await loadOnce();
+  return NAME;
+}
+
+function loadOnce(): Promise<void> {
+  loading ??= load().catch((error: unknown) => {
     loading = undefined;
     throw error;
-  }
-  return NAME;
+  });
+  return loading;
 }
 
 async function load(): Promise<void> {

@@ -1,6 +1,6 @@
 /** Pods and containers with each OCI runtime and each cgroup driver on cgroup v2. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import {
   cgroupOf,
   create,
@@ -114,6 +114,14 @@ for (const { handler, driver } of combinations) {
         cmd: ["sh", "-c", "echo no >&2; exit 7"],
       });
       expect([exitCode, Buffer.from(stderr).toString()]).toEqual([7, "no\n"]);
+    });
+
+    test("AppArmor's default profile confines it, also when somebody has unloaded that", async () => {
+      const show = "cat /proc/self/attr/current";
+      expect(await exec(crib, container, show)).toBe("crib-default (enforce)");
+      writeFileSync("/sys/kernel/security/apparmor/.remove", "crib-default");
+      const id = await run(crib, pod);
+      expect(await exec(crib, id, show)).toBe("crib-default (enforce)");
     });
 
     test("exec that takes too long is ended", async () => {
