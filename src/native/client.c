@@ -12,7 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#include "monitor.h"
+#include "stream.h"
 
 static struct {
   int listener, fd; /* -1: none */
@@ -33,7 +33,7 @@ int client_listen(char *error, size_t size) {
   mode_t mask = umask(0177);
   int bound = bind(client.listener, (struct sockaddr *)&address, sizeof address);
   umask(mask);
-  if (bound != 0 || listen(client.listener, 64) != 0) {
+  if (bound != 0 || listen(client.listener, MAX_STREAMS) != 0) {
     snprintf(error, size, "listen on monitor.sock: %s", strerror(errno));
     return -1;
   }

@@ -265,7 +265,7 @@ static void runtime_ended(struct exec *exec, int status) {
   exec->terminal = NULL;
   unwatch_close(&exec->console);
   if (state == CHILD_RUNS) {
-    if (exec->timed_out || exec->replied) kill_family(pid);
+    if (exec->timed_out || (exec->replied && exec->wants == 0)) kill_family(pid);
   } else if (state == CHILD_ENDED) {
     end(exec, exit_code(ending.status), exit_signal(ending.status));
   } else if (exec->timed_out) {

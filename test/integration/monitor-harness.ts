@@ -5,6 +5,7 @@ import {
   existsSync,
   mkdirSync,
   mkdtempSync,
+  readdirSync,
   readFileSync,
   renameSync,
   rmSync,
@@ -14,6 +15,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { Readable } from "node:stream";
+import { adoptMonitor } from "../../src/monitor/adopt.ts";
 import type { Live, Monitor } from "../../src/monitor/client.ts";
 import { type MonitorOptions, startMonitor } from "../../src/monitor/start.ts";
 import type {
@@ -184,16 +186,28 @@ export class TestPod {
   async exec(
     id: string,
     args: string[],
-    { timeoutMs = 0, drainMs = 500 } = {},
+    {
+      timeoutMs = 0,
+      drainMs = 500,
+      signal,
+    }: { timeoutMs?: number; drainMs?: number; signal?: AbortSignal } = {},
   ): Promise<ExecResult & { stdout: string; stderr: string }> {
     const stdout: Uint8Array[] = [];
     const stderr: Uint8Array[] = [];
-    const result = await this.monitor.exec(this.execRequest(id, args, { timeoutMs, drainMs }), {
-      stdout: (chunk) => stdout.push(chunk.slice()),
-      stderr: (chunk) => stderr.push(chunk.slice()),
-    });
+    const output = {
+      stdout: (chunk: Uint8Array) => stdout.push(chunk.slice()),
+      stderr: (chunk: Uint8Array) => stderr.push(chunk.slice()),
+    };
+    const request = this.execRequest(id, args, { timeoutMs, drainMs });
+    const result = await this.monitor.exec(request, output, signal);
     const text = (chunks: Uint8Array[]) => Buffer.concat(chunks).toString();
     return { ...result, stdout: text(stdout), stderr: text(stderr) };
+  }
+
+  /** Connects anew, as a daemon that was started again. */
+  async adopt(): Promise<void> {
+    this.monitor = await adoptMonitor(this.directory, DEADLINE_MS);
+    this.listen();
   }
 
   /** Runs a command with live streams. */
@@ -289,6 +303,19 @@ function spec(rootfs: string, cgroupsPath: string, launch: Launch): unknown {
       resources: memory === undefined ? {} : { memory: { limit: memory, swap: memory } },
     },
   };
+}
+
+/** The pid of a process with this command line. */
+export function findProcess(...argv: string[]): number | undefined {
+  const line = `${argv.join("\0")}\0`;
+  const found = readdirSync("/proc").find((name) => {
+    try {
+      return /^\d+$/.test(name) && readFileSync(`/proc/${name}/cmdline`, "utf8") === line;
+    } catch {
+      return false;
+    }
+  });
+  return found === undefined ? undefined : Number(found);
 }
 
 /** All that a stream says until its end. */

@@ -1,0 +1,115 @@
+/** Connections into a pod's network namespace, through a real monitor. Needs root. */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { readdirSync } from "node:fs";
+import { createServer, type Server } from "node:net";
+import { buildMonitor, eventually, read, TestPod } from "./monitor-harness.ts";
+
+/** Ports: 7 echoes, 9 is silent, 19 says much, 70 speaks IPv6 only, 71 answers when its client has ended. */
+const SERVER = `
+import { createServer } from "node:net";
+const listen = (port, host, handler) => createServer({ allowHalfOpen: true }, (socket) => {
+  socket.on("error", () => {});
+  handler(socket);
+}).listen(port, host);
+const echo = (socket) => socket.pipe(socket);
+listen(7, "127.0.0.1", echo);
+listen(9, "127.0.0.1", (socket) => { socket.pause(); });
+listen(19, "127.0.0.1", (socket) => { socket.end(Buffer.alloc(20_000_000, "chargen")); });
+listen(70, "::1", echo);
+listen(71, "127.0.0.1", (socket) => {
+  let bytes = 0;
+  socket.on("data", (chunk) => { bytes += chunk.length; });
+  socket.on("end", () => { socket.end("got " + bytes); });
+}).on("listening", () => console.log("ready"));
+`;
+const DEADLINE_MS = 10_000;
+
+let pod: TestPod;
+let server: ReturnType<typeof serve>;
+
+function serve() {
+  const netns = `--net=${pod.path("net.ns")}`;
+  const argv = ["nsenter", netns, process.execPath, "-e", SERVER];
+  return Bun.spawn(argv, { stdout: "pipe", stderr: "inherit" });
+}
+
+beforeAll(async () => {
+  pod = await TestPod.start(buildMonitor(), {}, ["net"]);
+  server = serve();
+  await server.stdout.getReader().read();
+});
+afterAll(async () => {
+  server.kill();
+  await server.exited;
+  await pod.dispose();
+});
+
+const dial = (port: number) => pod.monitor.dial(port, DEADLINE_MS);
+const failure = (port: number) =>
+  dial(port).then(
+    () => "connected",
+    (error: { code: string; message: string }) => `${error.code}: ${error.message}`,
+  );
+
+test("bytes go both ways, whole, and each side's end is told", async () => {
+  const socket = await dial(7);
+  const bytes = Buffer.alloc(3_000_000, "0123456789abc");
+  socket.end(bytes);
+  expect((await read(socket)) === bytes.toString()).toBe(true);
+  expect((await read(await dial(19))).length).toBe(20_000_000);
+  const half = await dial(71);
+  half.end("x".repeat(1_000_000));
+  expect(await read(half)).toBe("got 1000000");
+});
+
+test("what is on IPv6 only is found too", async () => {
+  const socket = await dial(70);
+  socket.end("six");
+  expect(await read(socket)).toBe("six");
+});
+
+test("a port that nobody listens on is refused, with both addresses", async () => {
+  expect(await failure(1)).toBe(
+    "FailedPrecondition: pod monitor: dial: 127.0.0.1:1, [::1]:1: Connection refused",
+  );
+});
+
+test("the host's ports are not the pod's, unless the pod has the host's network", async () => {
+  const { promise, resolve } = Promise.withResolvers<Server>();
+  const own = createServer((socket) => socket.end("host")).listen(0, "127.0.0.1", () =>
+    resolve(own),
+  );
+  const address = (await promise).address();
+  const port = typeof address === "object" ? (address?.port ?? 0) : 0;
+  const other = await TestPod.start(buildMonitor());
+  try {
+    expect(await failure(port)).toContain("Connection refused");
+    expect(await read(await other.monitor.dial(port, DEADLINE_MS))).toBe("host");
+  } finally {
+    own.close();
+    await other.dispose();
+  }
+});
+
+test("300 at once, among them some that do not read, or are reset", async () => {
+  const silent = await Promise.all(Array.from({ length: 20 }, () => dial(9)));
+  for (const socket of silent) socket.write(Buffer.alloc(2_000_000));
+  const unread = await Promise.all(Array.from({ length: 20 }, () => dial(19)));
+  for (const socket of unread) socket.pause();
+  const all = Array.from({ length: 300 }, async (_, index) => {
+    const socket = await dial(7);
+    if (index % 10 === 0) {
+      socket.destroy();
+      return;
+    }
+    socket.end(Buffer.alloc(200_000, `${index} `));
+    expect((await read(socket)).length).toBe(200_000);
+  });
+  await Promise.all(all);
+  for (const socket of [...silent, ...unread]) socket.destroy();
+}, 60_000);
+
+test("they leave no descriptor behind", async () => {
+  const descriptors = () => readdirSync(`/proc/${pod.monitor.pid}/fd`).length;
+  await eventually("all are closed", () => descriptors() < 12);
+});
