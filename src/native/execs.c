@@ -5,96 +5,30 @@
  */
 #define _GNU_SOURCE
 #include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "stream.h"
-
-struct exec {
-  bool used, replied, timed_out, runtime_failed;
-  uint32_t request;
-  pid_t runtime, pid; /* unreaped; 0: not yet, or no more */
-  bool ended;         /* `code` and `signal` are final */
-  int code, signal;
-  uint64_t timeout, drain_until; /* now_ms, 0: none */
-  uint32_t drain_ms;
-  uint32_t wants;          /* 0: output in frames */
-  int streams[2];          /* in frames: read ends of its stdout and stderr, -1: closed */
-  bool paused;             /* not watched: the daemon does not keep up */
-  unsigned outputs;        /* in streams: those that have not ended */
-  struct stream *terminal; /* where its terminal will lead to, until it is there */
-  int console, master;     /* where the runtime sends the terminal; the terminal; -1: none */
-  struct terminal_size size;
-  char pid_file[512];
-};
+#include "exec.h"
 
 /* Aligned as scratch is: the pages of an empty table are given back. */
 static struct { _Alignas(65536) struct exec slots[MAX_EXECS]; } table;
-static struct exec *const execs = table.slots,
-                          *execs_end = table.slots; /* behind the last in use */
+struct exec *const execs = table.slots, *execs_end = table.slots;
 
-static unsigned index_of(const struct exec *exec) { return (unsigned)(exec - execs); }
-
-static void open_streams(struct exec *exec) {
-  for (unsigned stream = 0; stream < 2; stream++)
-    if (exec->streams[stream] >= 0)
-      watch(exec->streams[stream], EPOLLIN, WATCH_EXEC, stream, (unsigned)(exec - execs));
-}
-
-/* The slot is free when nobody waits for a reply and nothing is left to be reaped. */
-static void release(struct exec *exec) {
-  if (exec->replied && exec->runtime == 0 && exec->pid == 0) exec->used = false;
-  while (execs_end > execs && !execs_end[-1].used) execs_end--;
-}
-
-static void reply(struct exec *exec) {
-  unwatch_close(&exec->streams[0]);
-  unwatch_close(&exec->streams[1]);
-  exec->master = -1; /* its stream's */
-  exec->terminal = NULL;
-  exec->outputs = 0;
-  if (exec->wants != 0) streams_finish(index_of(exec));
-  if (!exec->replied) {
-    struct writer writer = client_frame(REPLY | EXEC, exec->request);
-    write_u32(&writer, (uint32_t)exec->code);
-    write_u32(&writer, (uint32_t)exec->signal);
-    write_u32(&writer, (exec->timed_out ? EXEC_TIMED_OUT : 0u) |
-                           (exec->runtime_failed ? EXEC_RUNTIME_FAILED : 0u));
-    exec->replied = true;
-    client_send(&writer);
-  }
-  release(exec);
-}
-
-static void reply_if_done(struct exec *exec) {
-  if (exec->ended && exec->streams[0] < 0 && exec->streams[1] < 0 && exec->outputs == 0)
-    reply(exec);
-}
-
-void exec_output_ended(unsigned index) {
-  execs[index].outputs--;
-  execs[index].master = -1;
-  reply_if_done(&execs[index]);
-}
-
-static void end(struct exec *exec, int code, int signal) {
-  exec->ended = true;
-  exec->code = code;
-  exec->signal = signal;
-  exec->timeout = 0;
-  if (exec->drain_until == 0) exec->drain_until = now_ms() + exec->drain_ms;
-  reply_if_done(exec);
-  release(exec);
-}
+unsigned exec_index(const struct exec *exec) { return (unsigned)(exec - execs); }
 
 static struct exec *free_slot(void) {
   for (struct exec *exec = execs; exec < execs_end; exec++)
     if (!exec->used) return exec;
   return execs_end < execs + MAX_EXECS ? execs_end++ : NULL;
+}
+
+static void open_streams(struct exec *exec) {
+  for (unsigned stream = 0; stream < 2; stream++)
+    if (exec->streams[stream] >= 0)
+      watch(exec->streams[stream], EPOLLIN, WATCH_EXEC, stream, exec_index(exec));
 }
 
 /* ---- the start ---- */
@@ -115,7 +49,7 @@ static void connect_streams(struct exec *exec, struct stream *const io[2], const
   }
   exec->outputs = (ours[1] >= 0) + (ours[2] >= 0) + (exec->wants & WANT_TTY ? 1 : 0);
   for (int i = 0; i < 2; i++)
-    if (io[i] != NULL) io[i]->owner = (uint16_t)index_of(exec);
+    if (io[i] != NULL) io[i]->owner = (uint16_t)exec_index(exec);
   if (exec->wants & WANT_TTY) {
     exec->terminal = io[0];
     return;
@@ -206,6 +140,28 @@ void exec_start(struct reader *reader, uint32_t request) {
     if (io[i] != NULL) stream_drop(io[i]);
 }
 
+/* ---- other requests ---- */
+
+static struct exec *find(uint32_t request) {
+  for (struct exec *exec = execs; exec < execs_end; exec++)
+    if (exec->used && !exec->replied && exec->request == request) return exec;
+  return NULL;
+}
+
+void exec_cancel(struct reader *reader, uint32_t request) {
+  struct exec *exec = find(read_u32(reader));
+  /* One that has ended meanwhile needs no more killing. */
+  if (exec != NULL && !exec->ended) exec_expire(exec);
+  client_reply(CANCEL, request);
+}
+
+void exec_resize(uint32_t exec_request, struct terminal_size size, uint32_t request) {
+  struct exec *exec = find(exec_request);
+  if (exec != NULL) exec->size = size;
+  if (exec != NULL) terminal_resize(exec->master, size);
+  client_reply(RESIZE, request);
+}
+
 /* ---- output in frames ---- */
 
 static void pause_output(struct exec *exec) {
@@ -232,133 +188,7 @@ void exec_stream_ready(unsigned index, unsigned stream) {
   ssize_t count = client_output(exec->request, exec->streams[stream], stream + 1);
   if (count > 0 || (count < 0 && errno == EAGAIN)) return;
   unwatch_close(&exec->streams[stream]);
-  reply_if_done(exec);
-}
-
-/* ---- the end ---- */
-
-/* Without its terminal a process has nobody to talk to. */
-static void open_terminal(struct exec *exec) {
-  struct stream *stream = exec->terminal;
-  exec->terminal = NULL;
-  exec->master = terminal_receive(&exec->console);
-  if (exec->master < 0) {
-    complain("exec: the runtime sent no terminal");
-    exec->outputs--;
-    if (exec->pid > 0) kill_family(exec->pid);
-    return;
-  }
-  terminal_resize(exec->master, exec->size);
-  stream_relay(stream, STREAM_EXEC, exec->master, exec->wants & WANT_STDIN ? exec->master : -1,
-               false);
-}
-
-/* The runtime is done: the exec'd process is ours, if there is one. */
-static void runtime_ended(struct exec *exec, int status) {
-  struct ending ending;
-  exec->runtime = 0;
-  pid_t pid = take_pid_file(exec->pid_file);
-  enum child_state state = pid > 0 ? find_child(pid, &ending) : CHILD_UNKNOWN;
-  if (state == CHILD_RUNS) exec->pid = pid;
-  if (exec->terminal != NULL && state != CHILD_UNKNOWN) open_terminal(exec);
-  if (exec->terminal != NULL) exec->outputs--;
-  exec->terminal = NULL;
-  unwatch_close(&exec->console);
-  if (state == CHILD_RUNS) {
-    if (exec->timed_out || (exec->replied && exec->wants == 0)) kill_family(pid);
-  } else if (state == CHILD_ENDED) {
-    end(exec, exit_code(ending.status), exit_signal(ending.status));
-  } else if (exec->timed_out) {
-    end(exec, 128 + 9, 9);
-  } else {
-    exec->runtime_failed = true;
-    end(exec, exit_code(status), exit_signal(status));
-  }
-  release(exec);
-}
-
-bool execs_reaped(const struct ending *ending) {
-  for (struct exec *exec = execs; exec < execs_end; exec++) {
-    if (!exec->used) continue;
-    if (ending->pid == exec->runtime) {
-      runtime_ended(exec, ending->status);
-      return true;
-    }
-    if (ending->pid == exec->pid) {
-      exec->pid = 0;
-      end(exec, exit_code(ending->status), exit_signal(ending->status));
-      return true;
-    }
-  }
-  return false;
-}
-
-bool execs_busy(void) {
-  for (struct exec *exec = execs; exec < execs_end; exec++)
-    if (exec->used && exec->runtime > 0) return true;
-  return false;
-}
-
-static void kill_exec(struct exec *exec) {
-  if (exec->runtime > 0) kill_family(exec->runtime);
-  if (exec->pid > 0) kill_family(exec->pid);
-}
-
-/* What cannot be killed (a process stuck in the kernel) does not hold the reply. */
-static void expire(struct exec *exec) {
-  exec->timeout = 0;
-  exec->timed_out = true;
-  exec->code = 128 + 9, exec->signal = 9;
-  exec->drain_until = now_ms() + exec->drain_ms;
-  kill_exec(exec);
-}
-
-static struct exec *find(uint32_t request) {
-  for (struct exec *exec = execs; exec < execs_end; exec++)
-    if (exec->used && !exec->replied && exec->request == request) return exec;
-  return NULL;
-}
-
-void exec_cancel(struct reader *reader, uint32_t request) {
-  struct exec *exec = find(read_u32(reader));
-  /* One that has ended meanwhile needs no more killing. */
-  if (exec != NULL && !exec->ended) expire(exec);
-  client_reply(CANCEL, request);
-}
-
-void exec_resize(uint32_t exec_request, struct terminal_size size, uint32_t request) {
-  struct exec *exec = find(exec_request);
-  if (exec != NULL) exec->size = size;
-  if (exec != NULL) terminal_resize(exec->master, size);
-  client_reply(RESIZE, request);
-}
-
-/* ---- called from the loop ---- */
-
-void execs_tick(uint64_t now, uint64_t *next) {
-  for (struct exec *exec = execs; exec < execs_end; exec++) {
-    if (!exec->used) continue;
-    if (exec->timeout > 0 && exec->timeout <= now) expire(exec);
-    if (exec->drain_until > 0 && exec->drain_until <= now) {
-      /* Time in which the daemon or a client did not read does not count. */
-      bool waits = exec->paused || (exec->wants != 0 && streams_stalled(index_of(exec)));
-      exec->drain_until = waits ? now + exec->drain_ms + 100 : 0;
-      if (!waits) reply(exec);
-    }
-    if (exec->timeout > 0 && exec->timeout < *next) *next = exec->timeout;
-    if (exec->drain_until > 0 && exec->drain_until < *next) *next = exec->drain_until;
-  }
-}
-
-void execs_abandon(void) {
-  for (struct exec *exec = execs; exec < execs_end; exec++) {
-    if (!exec->used) continue;
-    exec->replied = true;
-    if (exec->wants != 0) continue;
-    exec->timeout = exec->drain_until = 0;
-    kill_exec(exec);
-    reply(exec);
-  }
+  exec_reply_if_done(exec);
 }
 
 void execs_idle(void) {
