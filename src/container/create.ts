@@ -22,10 +22,12 @@ import { fingerprint } from "../state/fingerprint.ts";
 import type { ContainerRecord, PodRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
 import { hostnameOf } from "./hostname.ts";
+import { mountImages } from "./image-volumes.ts";
 import { containerPaths, logPathOf, podPaths } from "./paths.ts";
 import { placementOf } from "./placement.ts";
 import { discardById, removeContainer } from "./remove.ts";
 import { inState } from "./room.ts";
+import type { SpecInput } from "./spec/input.ts";
 import { stopSignal } from "./spec/signal.ts";
 
 /**
@@ -172,6 +174,7 @@ async function build(core: Core, made: Build): Promise<void> {
   await verifyImage(core, made);
   operation.stage("root file system");
   const { rootfs } = await core.storage.prepare(record.id, [...record.layers]);
+  const imageSources = await mountImages(core, pod, record);
 
   operation.stage("config.json");
   const paths = containerPaths(core, record.id);
@@ -179,7 +182,7 @@ async function build(core: Core, made: Build): Promise<void> {
   // Both look at paths that the client names: on a file system that does not answer they wait for ever.
   const limitMs = core.config.runtime.create_timeout_seconds * 1000;
   const what = `container ${record.config.metadata?.name}: its mounts and log directory`;
-  await withDeadline(prepare(core, made, rootfs), limitMs, what);
+  await withDeadline(prepare(core, made, { rootfs, imageSources }), limitMs, what);
 
   operation.stage(`${runtime.handler} create`);
   await runCreate(core, monitor, record, {
@@ -192,9 +195,12 @@ async function build(core: Core, made: Build): Promise<void> {
   });
 }
 
-async function prepare(core: Core, made: Build, rootfs: string): Promise<void> {
+/** What is mounted for a container. */
+type Mounted = Pick<SpecInput, "rootfs" | "imageSources">;
+
+async function prepare(core: Core, made: Build, mounted: Mounted): Promise<void> {
   const { logPath } = made.record;
-  await writeSpec(core, made, rootfs);
+  await writeSpec(core, made, mounted);
   if (logPath !== "") await mkdir(dirname(logPath), { recursive: true, mode: 0o755 });
 }
 
@@ -204,7 +210,11 @@ async function verifyImage(core: Core, { pod, record, image }: Build): Promise<v
   await core.images.verify(image, named, pod.config.metadata?.namespace ?? "");
 }
 
-async function writeSpec(core: Core, { pod, record, image }: Build, rootfs: string): Promise<void> {
+async function writeSpec(
+  core: Core,
+  { pod, record, image }: Build,
+  mounted: Mounted,
+): Promise<void> {
   const { config } = record;
   const podFiles = podPaths(core, pod.id);
   const placement = placementOf(core, pod.config, record.id);
@@ -223,7 +233,7 @@ async function writeSpec(core: Core, { pod, record, image }: Build, rootfs: stri
     },
     container: { id: record.id, config },
     image: { config: image.config },
-    rootfs,
+    ...mounted,
     cgroupsPath: placement.cgroupsPath,
     systemdCgroup: core.cgroupDriver === "systemd",
     targetPidNamespace: targetPidNamespace(core, pod, config),

@@ -1,4 +1,5 @@
 import type { ServiceImpl } from "@connectrpc/connect";
+import { imagesOf } from "../container/image-volumes.ts";
 import { CribError } from "../error.ts";
 import type { ImageAdminService } from "../gen/crib/v1/image_admin_pb.ts";
 import type { Image } from "../image/images.ts";
@@ -14,7 +15,8 @@ export function imageAdminRpcs({ core }: CriContext) {
     },
 
     async pruneImages() {
-      const used = new Set([...core.store.containers.values()].map(({ imageId }) => imageId));
+      const containers = [...core.store.containers.values()];
+      const used = new Set(containers.flatMap((container) => imagesOf(core, container)));
       const images = await core.images.prune((id) => used.has(id));
       return { images: images.map(toStored) };
     },

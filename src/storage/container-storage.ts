@@ -1,8 +1,8 @@
 /**
  * A container's file system: its image's layers with a writable directory on top.
  *
- * `<root>/containers/<id>/` holds `diff` (what the container writes), `work` (overlayfs's own) and
- * `merged` (the mount point, the container's rootfs). The layers are held in SQLite for as long as the
+ * `<root>/containers/<id>/` holds `diff` (what the container writes), `work` (overlayfs's own),
+ * `merged` (the mount point, the container's rootfs) and `volumes` (images that are mounted). The layers are held in SQLite for as long as the
  * directory is there, so that removing the image does not take them away.
  */
 import type { Database } from "bun:sqlite";
@@ -14,7 +14,7 @@ import { SyscallError } from "../linux/libc.ts";
 import { isMountPoint, unmount } from "../linux/mount.ts";
 import { log } from "../observe/log.ts";
 import { type Layer, LayerStore } from "./layers.ts";
-import { mountOverlay } from "./overlay.ts";
+import { mountOverlay, mountReadOnlyOverlay } from "./overlay.ts";
 import { diskUsage } from "./usage.ts";
 
 const UNMOUNT_TRIES = 20;
@@ -83,7 +83,7 @@ export class ContainerStorage {
       return layer.directory;
     });
     // overlayfs wants at least one lower directory, also for an image without layers.
-    if (lowers.length === 0) lowers.push(this.#makeEmpty(containerId));
+    if (lowers.length === 0) lowers.push(this.#makeEmpty(containerId, "empty"));
     mountOverlay({
       layersDirectory: this.#layers.directory,
       lowers,
@@ -94,11 +94,50 @@ export class ContainerStorage {
   }
 
   /**
-   * Unmounts the overlay; no error when it is not mounted. While something keeps it busy it is tried
+   * Mounts an image's layers, read-only, for a prepared container, which holds them as its own; returns
+   * the mount point. `name` tells the container's volumes apart.
+   *
+   * @throws CribError as `prepare`; what was made goes with `remove`.
+   */
+  mountVolume(containerId: string, name: string, chainIds: readonly string[]): string {
+    const target = join(this.#volumes(containerId), name);
+    try {
+      const layers = this.#layers.holdAll(holderOf(containerId), chainIds);
+      mkdirSync(target, { recursive: true, mode: 0o711 });
+      // Without a writable directory, overlayfs wants two; one layer alone could hold whiteouts.
+      const empty = ["empty", ...(layers.length === 0 ? ["empty-too"] : [])];
+      const lowers = [
+        ...empty.map((directory) => this.#makeEmpty(containerId, directory)),
+        ...layers.map(({ directory }) => directory),
+      ];
+      mountReadOnlyOverlay({ layersDirectory: this.#layers.directory, lowers, target });
+      return target;
+    } catch (error) {
+      throw storageError(containerId, error);
+    }
+  }
+
+  /** The mount points of its volumes, whether mounted or not. */
+  #mountPoints(containerId: string): string[] {
+    const volumes = this.#volumes(containerId);
+    const names = existsSync(volumes) ? readdirSync(volumes) : [];
+    return [this.rootfs(containerId), ...names.map((name) => join(volumes, name))];
+  }
+
+  #volumes(containerId: string): string {
+    return join(this.#path(containerId), "volumes");
+  }
+
+  /**
+   * Unmounts the overlay and the volumes; no error when they are not mounted. While something keeps it busy it is tried
    * again for a second; then it is detached, so that it goes when the last user does.
    */
   async unmount(containerId: string): Promise<void> {
-    const target = this.rootfs(containerId);
+    for (const target of this.#mountPoints(containerId))
+      await this.#unmountOne(containerId, target);
+  }
+
+  async #unmountOne(containerId: string, target: string): Promise<void> {
     for (let attempt = 1; attempt <= UNMOUNT_TRIES; attempt++) {
       try {
         // Mounts may lie on top of each other.
@@ -109,7 +148,7 @@ export class ContainerStorage {
         await Bun.sleep(UNMOUNT_PAUSE_MS);
       }
     }
-    log().warn({ containerId, target }, "the rootfs is busy: detached");
+    log().warn({ containerId, target }, "a mount is busy: detached");
     unmount(target, { detach: true });
   }
 
@@ -117,8 +156,9 @@ export class ContainerStorage {
   async remove(containerId: string): Promise<void> {
     await this.unmount(containerId);
     const path = this.#path(containerId);
-    if (isMountPoint(this.rootfs(containerId))) {
-      throw new CribError("Internal", `container ${containerId}: ${path}/merged is still mounted`);
+    const mounted = this.#mountPoints(containerId).find(isMountPoint);
+    if (mounted !== undefined) {
+      throw new CribError("Internal", `container ${containerId}: ${mounted} is still mounted`);
     }
     await rm(path, { recursive: true, force: true, maxRetries: RM_RETRIES });
     await this.#layers.release(holderOf(containerId));
@@ -144,9 +184,9 @@ export class ContainerStorage {
     chmodSync(diff, mode & 0o7777);
   }
 
-  #makeEmpty(containerId: string): string {
-    const empty = join(this.#path(containerId), "empty");
-    mkdirSync(empty, { recursive: true, mode: 0o700 });
+  #makeEmpty(containerId: string, name: string): string {
+    const empty = join(this.#path(containerId), name);
+    mkdirSync(empty, { recursive: true, mode: 0o755 });
     return relative(this.#layers.directory, empty);
   }
 

@@ -2,16 +2,19 @@
 import { existsSync, rmSync } from "node:fs";
 import { relative } from "node:path";
 import { codeOf } from "../linux/kernel-file.ts";
-import { mount } from "../linux/mount.ts";
+import { MountFlag, mount } from "../linux/mount.ts";
 
-export interface OverlayMount {
+export interface ReadOnlyOverlay {
   /** The directory that `lowers` are names in. */
   layersDirectory: string;
   /** Base first, as an image lists its layers. */
   lowers: readonly string[];
+  target: string;
+}
+
+export interface OverlayMount extends ReadOnlyOverlay {
   upper: string;
   work: string;
-  target: string;
 }
 
 /**
@@ -31,10 +34,21 @@ export function mountOverlay({ layersDirectory, lowers, upper, work, target }: O
   if (existsSync("/sys/module/overlay/parameters/index")) options.push("index=off");
   // The mark of an earlier volatile mount would refuse another one.
   rmSync(`${work}/work/incompat`, { recursive: true, force: true });
+  from(layersDirectory, () => mountVolatile(target, options));
+}
+
+/** Mounts at least two layers alone, without devices and setuid programs; see `mountOverlay`. */
+export function mountReadOnlyOverlay({ layersDirectory, lowers, target }: ReadOnlyOverlay): void {
+  const flags = MountFlag.readOnly | MountFlag.noSuid | MountFlag.noDev;
+  const data = `lowerdir=${[...lowers].reverse().join(":")}`;
+  from(layersDirectory, () => mount({ source: "overlay", target, type: "overlay", flags, data }));
+}
+
+function from(directory: string, body: () => void): void {
   const before = workingDirectory();
-  process.chdir(layersDirectory);
+  process.chdir(directory);
   try {
-    mountVolatile(target, options);
+    body();
   } finally {
     process.chdir(before);
   }

@@ -41,6 +41,7 @@ function build(mounts: MountInit[], change: Partial<MountRequest> = {}) {
     host: { selinux: false },
     features: { recursiveReadOnlyMounts: true },
     absentMountSourcesToReject: [join(top, "rejected")],
+    imageSources: new Map([[0, "/image/0"]]),
     mountinfo: "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n",
     ...change,
   });
@@ -196,6 +197,19 @@ describe("a mount of the client", () => {
       "needs propagation PRIVATE",
     ],
     ["image and host path", { image: { image: "i" } }, "InvalidArgument", "image is given too"],
+    ["sub path without image", { imageSubPath: "a" }, "InvalidArgument", 'image_sub_path: "a"'],
+    [
+      "image to write to",
+      { hostPath: "", image: { image: "i" } },
+      "InvalidArgument",
+      "readonly: false",
+    ],
+    [
+      "image and propagation",
+      { hostPath: "", image: { image: "i" }, readonly: true, propagation: 2 },
+      "InvalidArgument",
+      "must be PRIVATE",
+    ],
   ])("with %s is refused", async (_, change, code, message) => {
     const error: unknown = await build([
       { hostPath: dir, containerPath: "/data", ...change },
@@ -209,6 +223,15 @@ describe("a mount of the client", () => {
     const mount = { hostPath: dir, containerPath: "/d", readonly: true, recursiveReadOnly: true };
     const attempt = build([mount], { features: { recursiveReadOnlyMounts: false } });
     await expect(attempt).rejects.toMatchObject({ code: "Unimplemented" });
+  });
+
+  test("of an image are read-only, without devices and setuid programs", async () => {
+    const mount = { image: { image: "i" }, containerPath: "/i", readonly: true };
+    const plain = "bind,rprivate,ro,nosuid,nodev";
+    expect(await lines([mount])).toContain(`/i bind /image/0 ${plain}`);
+    const strict = { ...mount, recursiveReadOnly: true, mountOptions: ["noexec", "nodev"] };
+    const options = "bind,rprivate,rro,nosuid,nodev,noexec";
+    expect(await lines([strict])).toContain(`/i bind /image/0 ${options}`);
   });
 
   test("makes nothing on the host when a later one is refused", async () => {

@@ -164,6 +164,7 @@ async function buildLinux(input: SpecInput, take: Take) {
     host: input.host,
     features: input.features,
     absentMountSourcesToReject: input.absentMountSourcesToReject ?? [],
+    imageSources: input.imageSources ?? new Map(),
   });
   makeImageVolumes(input.rootfs, input.image.config.Volumes, destinations);
   const linux: OciLinux = {

@@ -60,6 +60,8 @@ export interface SpecInput {
   >;
   /** `container.absent_mount_sources_to_reject` of the configuration. */
   absentMountSourcesToReject?: readonly string[];
+  /** Where the images of `config.mounts` are mounted, by index. */
+  imageSources?: ReadonlyMap<number, string>;
   features: RuntimeFeatures;
 }
 

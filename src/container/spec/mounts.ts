@@ -17,6 +17,8 @@ export interface MountRequest {
   host: { selinux: boolean };
   features: { recursiveReadOnlyMounts: boolean };
   absentMountSourcesToReject: readonly string[];
+  /** Where the images of mounts are mounted on the host, by the mount's index. */
+  imageSources: ReadonlyMap<number, string>;
   /** /proc/self/mountinfo; its text in tests. */
   mountinfo?: string;
 }
@@ -51,7 +53,10 @@ export async function buildMounts(request: MountRequest): Promise<BuiltMounts> {
   }
   for (const [index, mount] of request.mounts.entries()) {
     const field = `mounts[${index}]`;
-    const built = await clientMount(mount, field, request);
+    const built =
+      mount.image === undefined
+        ? await clientMount(mount, field, request)
+        : imageMount(mount, request.imageSources.get(index));
     own.push(built);
     if (mount.propagation !== MountPropagation.PROPAGATION_PRIVATE) {
       table ??= readMountTable(request.mountinfo);
@@ -85,9 +90,19 @@ async function clientMount(mount: Mount, field: string, request: MountRequest): 
   return { destination: posix.resolve(mount.containerPath), type: "bind", source, options };
 }
 
+/** What an image brings must not act on the host: as for all of its files, but here no container's. */
+function imageMount(mount: Mount, source: string | undefined): OciMount {
+  if (source === undefined) throw new Error(`image ${mount.image?.image} is not mounted`);
+  const write = mount.recursiveReadOnly ? "rro" : "ro";
+  const options = new Set(["bind", "rprivate", write, "nosuid", "nodev", ...mount.mountOptions]);
+  const destination = posix.resolve(mount.containerPath);
+  return { destination, type: "bind", source, options: [...options] };
+}
+
 function checkMount(mount: Mount, field: string, request: MountRequest): void {
   checkSupported(mount, field, request);
   for (const name of ["containerPath", "hostPath"] as const) {
+    if (name === "hostPath" && mount.image !== undefined) continue;
     const path = mount[name];
     if (!path.startsWith("/") || path.includes("\0")) {
       const protoName = name === "hostPath" ? "host_path" : "container_path";
@@ -109,15 +124,7 @@ function checkMount(mount: Mount, field: string, request: MountRequest): void {
 }
 
 function checkSupported(mount: Mount, field: string, request: MountRequest): void {
-  if (mount.image !== undefined) {
-    if (mount.hostPath !== "") {
-      throw invalid(`${field}.host_path`, mount.hostPath, "image is given too");
-    }
-    throw unsupported(`${field}.image`, mount.image.image, "Crib has no image volumes yet");
-  }
-  if (mount.imageSubPath !== "") {
-    throw invalid(`${field}.image_sub_path`, mount.imageSubPath, "is only for image volumes");
-  }
+  checkImage(mount, field);
   for (const name of ["uidMappings", "gidMappings"] as const) {
     const [first] = mount[name];
     if (first !== undefined) {
@@ -127,6 +134,21 @@ function checkSupported(mount: Mount, field: string, request: MountRequest): voi
   }
   if (mount.selinuxRelabel && request.host.selinux) {
     throw unsupported(`${field}.selinux_relabel`, true, "Crib sets no SELinux labels yet");
+  }
+}
+
+/** KEP-4639. A client that wants to write would find out too late. */
+function checkImage(mount: Mount, field: string): void {
+  if (mount.image === undefined) {
+    if (mount.imageSubPath === "") return;
+    throw invalid(`${field}.image_sub_path`, mount.imageSubPath, "is only for image volumes");
+  }
+  if (mount.hostPath !== "") {
+    throw invalid(`${field}.host_path`, mount.hostPath, "image is given too");
+  }
+  if (!mount.readonly) throw invalid(`${field}.readonly`, false, "images are mounted read-only");
+  if (mount.propagation !== MountPropagation.PROPAGATION_PRIVATE) {
+    throw invalid(`${field}.propagation`, mount.propagation, "must be PRIVATE for an image");
   }
 }
 
