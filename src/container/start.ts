@@ -1,7 +1,9 @@
 import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
+import type { OciRuntime } from "../runtime/oci-runtime.ts";
 import { nowNs } from "../state/clock.ts";
 import { requireContainer } from "../state/find.ts";
+import type { ContainerRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
 import { finish } from "./exit.ts";
 import { containerPaths } from "./paths.ts";
@@ -29,11 +31,15 @@ export async function startContainer(core: Core, id: string): Promise<void> {
     container.unclaimed = false;
     const runtime = core.handlers.existing(pod.handler);
     operation.stage(`${runtime.handler} start`);
+    const isSecondTry = container.startedAtNs > 0n;
     container.startedAtNs = nowNs();
+    // Before, so that one which ends while there is no daemon is known to have run, and since when.
+    core.store.saveContainer(container);
     try {
       const deadlineMs = core.config.runtime.create_timeout_seconds * 1000;
       await runtime.start(container.id, containerPaths(core, container.id).runtimeLog, deadlineMs);
     } catch (error) {
+      if (isSecondTry && (await hasRun(core, container, runtime))) return;
       finish(core, container, {
         exitCode: START_ERROR_EXIT_CODE,
         finishedAtNs: nowNs(),
@@ -47,4 +53,24 @@ export async function startContainer(core: Core, id: string): Promise<void> {
     core.store.saveContainer(container);
     log().info({ containerId: container.id, pid: container.pid }, "container started");
   });
+}
+
+/** How long the monitor may take to tell of an exit: it drains the log first. */
+const REPORT_MS = 5_000;
+
+/**
+ * Whether a start that a daemon did not live to see the end of has let the container go after all: its
+ * OCI runtime lives on, and wins against ours.
+ */
+async function hasRun(
+  core: Core,
+  container: ContainerRecord,
+  runtime: OciRuntime,
+): Promise<boolean> {
+  if (await runtime.isStarted(container.id)) {
+    container.phase = "running";
+    core.store.saveContainer(container);
+    return true;
+  }
+  return container.phase === "exited" || (await core.exits.wait(container.id, REPORT_MS));
 }

@@ -97,7 +97,9 @@ export class Store {
   }
 
   saveContainer(container: ContainerRecord): void {
-    this.#write(container.phase !== "creating" && container.phase !== "running", () =>
+    const { phase, startedAtNs } = container;
+    const durable = phase === "exited" || (phase === "created" && startedAtNs === 0n);
+    this.#write(durable, () =>
       this.#database
         .query(
           `INSERT INTO containers (id, pod_id, config, record)

@@ -1,7 +1,9 @@
 /** The daemon is killed at any moment and started again; containers do not notice. */
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
+import { readdirSync, readFileSync } from "node:fs";
 import { ContainerState } from "../../src/gen/runtime/v1/container_pb.ts";
 import { PodSandboxState } from "../../src/gen/runtime/v1/pod_sandbox_pb.ts";
+import { NamespaceMode } from "../../src/gen/runtime/v1/security_pb.ts";
 import { type MadeContainer, refusal, startNode, type TestNode, until } from "../fixtures/pods.ts";
 
 let node: TestNode;
@@ -169,14 +171,63 @@ test("a container whose start nobody wrote down is found running, or with its ex
   expect(ended.startedAt > 0n && ended.startedAt <= ended.finishedAt).toBe(true);
 });
 
-/** How many runtime commands of this kind run now. */
-function runcs(verb: string): number {
-  const script = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline; echo; done";
-  const { stdout } = Bun.spawnSync(["sh", "-c", script], { stderr: "ignore" });
-  const lines = stdout.toString().split("\n");
-  return lines.filter((line) => line.includes("bin/runc-gate --root") && line.includes(` ${verb} `))
-    .length;
+test("a container that ran and ended while there was no daemon is known to have been started", async () => {
+  const pod = await node.pod();
+  const container = await node.create(pod, sh("echo ran; exit 22"));
+  node.close("start");
+  const lost = refusal(node.runtime.startContainer({ containerId: container.id }));
+  await node.reached("start");
+  await node.kill();
+  await lost;
+  // The runtime outlives the daemon, and lets the container go.
+  node.open("start");
+  await until("its only line", () => container.log().length === 1);
+  await until("the end of the runtime", () => runcs("start") === 0);
+  await node.start();
+  const ended = await node.exited(container);
+  expect(ended).toMatchObject({ exitCode: 22, reason: "Error" });
+  expect(ended.startedAt > 0n && ended.startedAt <= ended.finishedAt).toBe(true);
+});
+
+test("a start that a killed daemon had begun wins against its repetition, and the exit is the true one", async () => {
+  // The child holds the log open: the exit is told long after the runtime knows of it.
+  const pod = await node.pod({ linux: {} });
+  const linux = { securityContext: { namespaceOptions: { pid: NamespaceMode.POD } } };
+  const container = await node.create(pod, { ...sh("echo ran; sleep 4 & exit 23"), linux });
+  node.close("start");
+  const lost = refusal(node.runtime.startContainer({ containerId: container.id }));
+  await node.reached("start");
+  const [first] = runcPids("start");
+  await node.kill();
+  await lost;
+  await node.start();
+  const again = node.runtime.startContainer({ containerId: container.id });
+  await until("both at the gate", () => runcs("start") === 2);
+  const second = runcPids("start").find((pid) => pid !== first) ?? 0;
+  process.kill(second, "SIGSTOP");
+  node.open("start");
+  await until("its only line", () => container.log().length === 1);
+  await until("the end of the first runtime", () => runcs("start") === 1);
+  process.kill(second, "SIGCONT");
+  await again;
+  expect(await node.exited(container)).toMatchObject({ exitCode: 23, reason: "Error" });
+});
+
+/** The runtime commands of this kind that run now. */
+function runcPids(verb: string): number[] {
+  return readdirSync("/proc").flatMap((name) => {
+    try {
+      const line = readFileSync(`/proc/${Number(name)}/cmdline`, "utf8").replaceAll("\0", " ");
+      return line.includes("bin/runc-gate --root") && line.includes(` ${verb} `)
+        ? [Number(name)]
+        : [];
+    } catch {
+      return [];
+    }
+  });
 }
+
+const runcs = (verb: string) => runcPids(verb).length;
 
 test("a client that never heard of its container gets it after the restart", async () => {
   const pod = await node.pod();

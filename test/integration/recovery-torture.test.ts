@@ -1,0 +1,214 @@
+/**
+ * Many pods while the daemon and single monitors are killed at random moments: no line of a log, no
+ * exit and nothing in the kernel may be lost or left behind. Needs root.
+ *
+ *   CRIB_TORTURE_PODS (40), CRIB_TORTURE_AT_ONCE (16), CRIB_TORTURE_SEED
+ *
+ * The seed makes the same pods and the same choices; when a kill meets them is up to the machine.
+ */
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { readdirSync, readFileSync } from "node:fs";
+import { setTimeout as sleep } from "node:timers/promises";
+import { ContainerState, type ContainerStatus } from "../../src/gen/runtime/v1/container_pb.ts";
+import { NamespaceMode } from "../../src/gen/runtime/v1/security_pb.ts";
+import { randomOf } from "../fixtures/fuzz.ts";
+import { startNode, type TestNode } from "../fixtures/pods.ts";
+import { checkLife, type Life, planOf } from "../fixtures/torture.ts";
+
+const PODS = Number(process.env.CRIB_TORTURE_PODS ?? "40");
+const AT_ONCE = Number(process.env.CRIB_TORTURE_AT_ONCE ?? "16");
+const SEED = Number(process.env.CRIB_TORTURE_SEED ?? Date.now() % 1_000_000);
+/** The pause between two kills, at most. */
+const PAUSE_MS = 2_500;
+/** One kill in so many is the daemon's. */
+const DAEMON_SHARE = 2;
+const LIMIT_MS = 60_000 + PODS * 10_000;
+
+let node: TestNode;
+/** Rises with each death: a call that it interrupted is made again. */
+let deaths = 0;
+let daemonIsUp = true;
+/** Pods whose monitor was killed. */
+const victims = new Set<string>();
+
+beforeAll(async () => {
+  node = await startNode({ set: { "log.level": "info" } });
+}, 60_000);
+afterAll(async () => node.stop());
+
+/** Thrown where a pod's monitor was killed: nothing more is expected of it than a true end. */
+class Orphaned extends Error {}
+
+/** Makes a call as the kubelet would: again and again while the daemon is away. */
+async function insist<T>(podId: string, call: () => Promise<T>): Promise<T> {
+  for (;;) {
+    const before = deaths;
+    const wasUp = daemonIsUp;
+    try {
+      return await call();
+    } catch (error) {
+      if (victims.has(podId)) throw new Orphaned();
+      if (before === deaths && wasUp) throw error;
+      await sleep(50);
+    }
+  }
+}
+
+/** The same for what must work in the end with any pod. */
+async function insistForAll<T>(call: () => Promise<T>): Promise<T> {
+  return insist("", call);
+}
+
+function monitors(): Array<{ pid: number; podId: string }> {
+  return readdirSync("/proc").flatMap((name) => {
+    try {
+      const argv = readFileSync(`/proc/${Number(name)}/cmdline`, "utf8").split("\0");
+      const at = argv[0] === "crib-monitor" ? argv.indexOf("--id") : -1;
+      return at < 0 ? [] : [{ pid: Number(name), podId: argv[at + 1] ?? "" }];
+    } catch {
+      return [];
+    }
+  });
+}
+
+function killMonitor(below: (limit: number) => number): void {
+  const all = monitors();
+  const chosen = all[below(Math.max(1, all.length))];
+  if (chosen === undefined) return;
+  victims.add(chosen.podId);
+  deaths += 1;
+  process.kill(chosen.pid, "SIGKILL");
+}
+
+async function killDaemon(): Promise<void> {
+  deaths += 1;
+  daemonIsUp = false;
+  await node.kill();
+  await node.start({}, false);
+  daemonIsUp = true;
+}
+
+/** Kills until `done`; how often it killed whom. */
+async function rage(done: () => boolean): Promise<{ daemons: number; monitors: number }> {
+  const below = randomOf(SEED);
+  const kills = { daemons: 0, monitors: 0 };
+  while (!done()) {
+    await sleep(100 + below(PAUSE_MS));
+    if (done()) break;
+    if (below(DAEMON_SHARE) === 0) {
+      kills.daemons += 1;
+      await killDaemon();
+    } else {
+      kills.monitors += 1;
+      killMonitor(below);
+    }
+  }
+  return kills;
+}
+
+/** One pod from beginning to end; what became of its containers. */
+async function live(index: number): Promise<Life[]> {
+  const plan = planOf(randomOf(SEED + 1 + index));
+  const options = { pid: NamespaceMode.CONTAINER, ipc: NamespaceMode.POD };
+  const network = plan.hasNetwork ? NamespaceMode.POD : NamespaceMode.NODE;
+  const config = node.podConfig({
+    linux: { securityContext: { namespaceOptions: { ...options, network } } },
+  });
+  const pod = await insistForAll(async () => {
+    const { podSandboxId } = await node.runtime.runPodSandbox({ config });
+    return { id: podSandboxId, config };
+  });
+  const lives: Life[] = [];
+  try {
+    for (const container of plan.containers) {
+      const made = await makeContainer(pod, container.command);
+      const life: Life = { ...made, plan: container, started: false };
+      lives.push(life);
+      await insist(pod.id, () => start(life));
+    }
+    for (const life of lives) await finish(pod.id, life);
+  } catch (error) {
+    if (!(error instanceof Orphaned)) throw error;
+  }
+  const orphaned = victims.has(pod.id);
+  for (const life of lives) {
+    life.end = await exited(life);
+    // Only now is it certain that nobody has killed its monitor before its end.
+    checkLife(life, orphaned || victims.has(pod.id), `pod ${index}, seed ${SEED}`);
+  }
+  await insistForAll(() => node.remove(pod));
+  return lives;
+}
+
+/** The configuration stays the same in each try: a daemon that was away finds what it has made. */
+async function makeContainer(pod: { id: string; config: object }, command: string[]) {
+  const config = node.containerConfig({ command });
+  return insist(pod.id, () => node.create(pod, config));
+}
+
+async function start(life: Life): Promise<void> {
+  try {
+    await node.runtime.startContainer({ containerId: life.id });
+  } catch (error) {
+    // A call that was cut off may have done its work.
+    const { startedAt } = await node.status(life);
+    if (startedAt === 0n) throw error;
+  }
+  life.started = true;
+}
+
+/** Stops one that waits for it, and sees each to its end. */
+async function finish(podId: string, life: Life): Promise<void> {
+  if (life.plan.isStopped) {
+    while (!readFileSync(life.logPath, "utf8").endsWith(" ready\n")) {
+      if (victims.has(podId)) throw new Orphaned();
+      await sleep(50);
+    }
+    const stop = { containerId: life.id, timeout: 60n };
+    await insist(podId, () => node.runtime.stopContainer(stop));
+  }
+  await exited(life);
+}
+
+/** However long it takes: the test has a limit of its own. */
+async function exited(life: Life): Promise<ContainerStatus> {
+  for (;;) {
+    const status = await insistForAll(() => node.status(life));
+    if (status.state === ContainerState.CONTAINER_EXITED) return status;
+    await sleep(100);
+  }
+}
+
+const openFiles = () => readdirSync(`/proc/${node.crib.pid}/fd`).length;
+
+test(
+  `${PODS} pods under random kills: no line, no exit lost, nothing left`,
+  async () => {
+    process.stderr.write(`torture: CRIB_TORTURE_SEED=${SEED}\n`);
+    const lives: Life[] = [];
+    let next = 0;
+    let busy = AT_ONCE;
+    const lanes = Array.from({ length: AT_ONCE }, async () => {
+      try {
+        while (next < PODS) lives.push(...(await live(next++)));
+      } finally {
+        busy -= 1;
+      }
+    });
+    const [kills] = await Promise.all([rage(() => busy === 0), Promise.all(lanes)]);
+    const started = lives.filter((life) => life.started);
+    const orphans = lives.filter((life) => life.end?.message.includes("monitor"));
+    process.stderr.write(
+      `torture: ${JSON.stringify({ containers: started.length, orphans: orphans.length, ...kills })}\n`,
+    );
+    expect(kills.daemons).toBeGreaterThan(0);
+    expect(started.length).toBeGreaterThan(PODS / 2);
+    expect(monitors()).toEqual([]);
+    expect(await node.cleaned()).toEqual([]);
+    // What a daemon holds that went through it is what a fresh one holds.
+    const held = openFiles();
+    await node.restart();
+    expect(held).toBeLessThanOrEqual(openFiles());
+  },
+  LIMIT_MS,
+);
