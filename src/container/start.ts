@@ -67,7 +67,9 @@ async function hasRun(
   container: ContainerRecord,
   runtime: OciRuntime,
 ): Promise<boolean> {
-  if (await runtime.isStarted(container.id)) {
+  const isStarted = await runtime.isStarted(container.id);
+  // Its end may have come while the runtime was asked.
+  if (isStarted && container.phase === "created") {
     container.phase = "running";
     core.store.saveContainer(container);
     return true;

@@ -112,6 +112,8 @@ async function adoptContainer(
   container.pid = pid;
   if (container.phase !== "created") return;
   const started = await core.handlers.find(pod.handler)?.isStarted(container.id);
+  // Its end may have come while the runtime was asked.
+  if (container.phase !== "created") return;
   if (started) {
     container.phase = "running";
     container.startedAtNs ||= nowNs();
