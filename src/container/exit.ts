@@ -2,7 +2,7 @@ import { messageOf } from "../error.ts";
 import { killAll } from "../linux/cgroup.ts";
 import { readExitRecords } from "../monitor/exits.ts";
 import type { ContainerExit } from "../monitor/types.ts";
-import { log } from "../observe/log.ts";
+import { log, withoutRequest } from "../observe/log.ts";
 import { nowNs } from "../state/clock.ts";
 import type { ContainerRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
@@ -35,21 +35,69 @@ export function endingOf(exit: ContainerExit): Ending {
 export function finish(core: Core, container: ContainerRecord, ending: Ending): void {
   if (container.phase === "exited") return;
   Object.assign(container, ending, { phase: "exited" });
-  try {
-    core.store.saveContainer(container);
-  } catch (error) {
-    // Known all the same, and the monitor keeps it for a restarted daemon.
-    unrecorded.add(container);
-    log().error({ containerId: container.id, error: messageOf(error) }, "an exit is not recorded");
+  record(core, [container]);
+  tell(core, container);
+}
+
+/** Ends that have come in this turn of the event loop, by the container's id. */
+const ends = new WeakMap<Core, Map<string, Ending>>();
+
+/**
+ * As `finish`, with all ends that come in the same turn of the event loop: a storm of them waits for the
+ * disk once. Nobody is told before that.
+ */
+export function finishSoon(core: Core, id: string, ending: Ending): void {
+  const known = ends.get(core);
+  if (known !== undefined) {
+    known.set(id, ending);
+    return;
   }
-  core.exits.notify(container.id);
-  log().info(
-    { containerId: container.id, exitCode: ending.exitCode, reason: ending.reason },
-    "container exited",
-  );
+  const first = new Map([[id, ending]]);
+  ends.set(core, first);
+  setImmediate(() => {
+    ends.delete(core);
+    finishAll(core, first);
+  });
+}
+
+function finishAll(core: Core, endings: ReadonlyMap<string, Ending>): void {
+  const ended = [...endings].flatMap(([id, ending]) => {
+    const container = core.store.containers.get(id);
+    if (container === undefined || container.phase === "exited") return [];
+    return [Object.assign(container, ending, { phase: "exited" as const })];
+  });
+  record(core, ended);
+  for (const container of ended) {
+    withoutRequest({ podId: container.podId }, () => tell(core, container));
+  }
+}
+
+function record(core: Core, ended: readonly ContainerRecord[]): void {
+  try {
+    core.store.saveContainers(ended);
+    return;
+  } catch (error) {
+    if (ended.length > 1) {
+      // Together they have failed: as many as can be alone.
+      for (const container of ended) record(core, [container]);
+      return;
+    }
+    for (const container of ended) {
+      // Known all the same, and the monitor keeps it for a restarted daemon.
+      unrecorded.add(container);
+      const fields = { containerId: container.id, error: messageOf(error) };
+      log().error(fields, "an exit is not recorded");
+    }
+  }
+}
+
+function tell(core: Core, container: ContainerRecord): void {
+  const { id: containerId, exitCode, reason } = container;
+  core.exits.notify(containerId);
+  log().info({ containerId, exitCode, reason }, "container exited");
   const droppedLogBytes = Number(container.droppedLogBytes);
   if (droppedLogBytes > 0) {
-    log().warn({ containerId: container.id, droppedLogBytes }, "output is missing in its log");
+    log().warn({ containerId, droppedLogBytes }, "output is missing in its log");
   }
   releaseLater(core, container);
 }

@@ -1,6 +1,6 @@
 import { existsSync } from "node:fs";
 import type { Core } from "../container/core.ts";
-import { endingOf, finish, releaseLater } from "../container/exit.ts";
+import { endingOf, finish, finishSoon, releaseLater } from "../container/exit.ts";
 import { podPaths } from "../container/paths.ts";
 import { CribError, messageOf } from "../error.ts";
 import { adoptMonitor } from "../monitor/adopt.ts";
@@ -28,10 +28,7 @@ export function watchMonitor(core: Core, pod: PodRecord, monitor: Monitor): void
 
 /** An exit while its container is still being made waits for that: the queue keeps the order. */
 function recordExit(core: Core, exit: ContainerExit): void {
-  const record = () => {
-    const container = core.store.containers.get(exit.id);
-    if (container !== undefined) finish(core, container, endingOf(exit));
-  };
+  const record = () => finishSoon(core, exit.id, endingOf(exit));
   if (core.store.containers.get(exit.id)?.phase !== "creating") record();
   else void core.operations.run(`container/${exit.id}`, "exit", async () => record());
 }

@@ -73,6 +73,7 @@ export class Store {
   readonly containers = new Map<string, ContainerRecord>();
   readonly damaged: string[] = [];
   readonly #database: Database;
+  #inTransaction = false;
 
   constructor(database: Database) {
     this.#database = database;
@@ -116,6 +117,26 @@ export class Store {
     this.containers.set(container.id, container);
   }
 
+  /** Saves several in one transaction: all or none, and one wait for the disk. */
+  saveContainers(containers: readonly ContainerRecord[]): void {
+    const [only, ...others] = containers;
+    if (only === undefined) return;
+    if (others.length === 0) {
+      this.saveContainer(only);
+      return;
+    }
+    try {
+      this.#inTransaction = true;
+      this.#database.transaction(() => {
+        for (const container of containers) this.saveContainer(container);
+      })();
+    } catch (error) {
+      throw databaseError(error);
+    } finally {
+      this.#inTransaction = false;
+    }
+  }
+
   deletePod(id: string): void {
     this.#write(false, () => this.#database.query("DELETE FROM pods WHERE id = $id").run({ id }));
     this.pods.delete(id);
@@ -136,13 +157,15 @@ export class Store {
    * away what has no row, and calls dead what has one.
    */
   #write(durable: boolean, statement: () => void): void {
+    // In a transaction it is the end of that which waits.
+    const waits = durable || this.#inTransaction;
     try {
-      if (!durable) this.#database.run("PRAGMA synchronous = NORMAL");
+      if (!waits) this.#database.run("PRAGMA synchronous = NORMAL");
       statement();
     } catch (error) {
       throw databaseError(error);
     } finally {
-      if (!durable) this.#database.run("PRAGMA synchronous = FULL");
+      if (!waits) this.#database.run("PRAGMA synchronous = FULL");
     }
   }
 

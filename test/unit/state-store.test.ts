@@ -1,5 +1,5 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { mkdtempSync, rmSync, statSync, writeFileSync } from "node:fs";
+import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
@@ -85,6 +85,40 @@ test("what is saved is there after a restart, changes and removals too", () => {
   expect([...again.containers.values()]).toEqual([container("c1", "p1")]);
   expect(again.containersOf("p1").map(({ id }) => id)).toEqual(["c1"]);
   expect(again.damaged).toEqual([]);
+});
+
+/** How many transactions were written to the log since it was begun: a commit's last page says so. */
+function commits(): number {
+  const wal = readFileSync(`${path}-wal`);
+  const pageBytes = wal.readUInt32BE(8);
+  const salt = wal.subarray(16, 24);
+  let count = 0;
+  for (let at = 32; at + 24 + pageBytes <= wal.length; at += 24 + pageBytes) {
+    if (!wal.subarray(at + 8, at + 16).equals(salt)) break;
+    if (wal.readUInt32BE(at + 4) !== 0) count += 1;
+  }
+  return count;
+}
+
+test("many saved together are one transaction, and all there after a restart", () => {
+  const database = openDatabase(path);
+  const store = new Store(database);
+  store.savePod(pod("p1"));
+  const many = Array.from({ length: 40 }, (_, i) => container(`c${i}`, "p1"));
+  const before = commits();
+  store.saveContainers(many);
+  expect(commits()).toBe(before + 1);
+  store.saveContainers([container("alone", "p1")]);
+  store.saveContainers([]);
+  expect(commits()).toBe(before + 2);
+  const unsafe = { ...container("bad", "p1"), podId: "nobody" };
+  expect(() => store.saveContainers([container("good", "p1"), unsafe])).toThrow("FOREIGN KEY");
+  database.close();
+  const again = new Store(openDatabase(path));
+  expect(again.containers.get("c39")).toEqual(container("c39", "p1"));
+  expect([...again.containers.keys()].sort()).toEqual(
+    [...many.map(({ id }) => id), "alone"].sort(),
+  );
 });
 
 test("a damaged row is told and left alone, with what depends on it", () => {
