@@ -1,4 +1,5 @@
 import type { Core } from "../container/core.ts";
+import type { Streaming } from "../cri/context.ts";
 import { messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
 
@@ -8,16 +9,23 @@ import { log } from "../observe/log.ts";
  *
  * @returns the way to stop.
  */
-export async function startMetrics({ config, images }: Core): Promise<() => Promise<void>> {
+export async function startMetrics(
+  { config, images }: Core,
+  streaming: Streaming,
+): Promise<() => Promise<void>> {
   const { address } = config.metrics;
   const nothing = () => Promise.resolve();
   if (address === "") return nothing;
-  const [{ serveMetrics }, { imageMetrics }] = await Promise.all([
+  const [{ serveMetrics }, { imageMetrics }, { streamingMetrics }] = await Promise.all([
     import("../observe/metrics.ts"),
     import("../image/metrics.ts"),
+    import("../streaming/metrics.ts"),
   ]);
   try {
-    const server = serveMetrics(address, imageMetrics(images));
+    const server = serveMetrics(address, [
+      ...imageMetrics(images),
+      ...streamingMetrics(() => streaming.sessions()),
+    ]);
     log().info({ address: server.address }, "answering Prometheus");
     return () => server.stop();
   } catch (error) {

@@ -27,6 +27,7 @@ import { lockRoot } from "./lock.ts";
 import { startMetrics } from "./metrics.ts";
 import { beginSession, endSession } from "./session.ts";
 import { listen } from "./socket.ts";
+import { openStreaming } from "./streaming.ts";
 import { feedWatchdog, reloadOnHangup, tell } from "./supervision.ts";
 
 export interface ServeOptions {
@@ -56,7 +57,8 @@ export async function serve(options: ServeOptions): Promise<void> {
   const core = await makeCore(config);
   const recovered = recover(core);
   const stats = new StatsReader({ host: core.cgroups, storageRoot: config.crib.root });
-  const server = criServer({ core, stats, recovered });
+  const streaming = await openStreaming(core);
+  const server = criServer({ core, stats, streaming, recovered });
   // First: a kubelet that finds the CRI socket asks this one right away, and only once.
   const stopCadvisor = await serveCadvisor(core);
   await listen(server, config.crib.socket).catch((error: unknown) => {
@@ -70,13 +72,14 @@ export async function serve(options: ServeOptions): Promise<void> {
     selfCheck(config.crib.socket, deadlineMs),
   );
   const endIdle = whenIdle(core);
-  const stopMetrics = await startMetrics(core);
+  const stopMetrics = await startMetrics(core, streaming);
   void tendImages(core, recovered);
   await untilSignal();
   endWatchdog();
   endIdle();
   await tell(notifier, "STOPPING=1");
   await shutdown(core, server);
+  await streaming.close();
   stopCadvisor();
   await stopMetrics();
   endSession(core.config.crib.root);

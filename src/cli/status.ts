@@ -30,6 +30,7 @@ const infoSchema = v.object({
       totalLayers: v.number(),
     }),
   ),
+  sessions: v.array(v.object({ kind: v.string(), object: v.string(), ageMs: v.number() })),
   damaged: v.array(v.string()),
 });
 
@@ -99,6 +100,7 @@ async function ask(socket: string): Promise<Report> {
 }
 
 function render(report: Report): string {
+  const running = report.operations.length + report.pulls.length + report.sessions.length;
   const rows: Array<[string, string]> = [
     ["crib", `${report.version}, pid ${report.pid}, up ${duration(report.uptimeSeconds * 1000)}`],
     ...report.conditions.map(({ type, ready, message }): [string, string] => [
@@ -120,7 +122,7 @@ function render(report: Report): string {
         `${report.containers.exited} exited`,
     ],
     ...report.damaged.map((row): [string, string] => ["damaged", row]),
-    ["operations", report.operations.length + report.pulls.length === 0 ? "none running" : ""],
+    ["operations", running === 0 ? "none running" : ""],
   ];
   const width = Math.max(...rows.map(([label]) => label.length)) + 2;
   const lines = rows.map(([label, text]) => `${label.padEnd(width)}${text}`.trimEnd());
@@ -131,6 +133,9 @@ function render(report: Report): string {
   }
   for (const { object, name, stage, ageMs } of report.operations) {
     lines.push(`  ${name} ${object.slice(0, 30)}  ${stage}  ${duration(ageMs)}`);
+  }
+  for (const { kind, object, ageMs } of report.sessions) {
+    lines.push(`  ${kind} ${object.slice(0, 30)}  connected  ${duration(ageMs)}`);
   }
   return `${lines.join("\n")}\n`;
 }

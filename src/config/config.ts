@@ -129,6 +129,7 @@ function validateWhole(merged: Table, file: string): Config {
   if (root === state) {
     throw new CribError("InvalidArgument", `crib.root and crib.state are both ${root}: need two`);
   }
+  checkTls(config.streaming);
   const { default_handler: name, handlers } = config.runtime;
   if (name !== "" && Object.keys(handlers).length > 0 && !Object.hasOwn(handlers, name)) {
     const known = Object.keys(handlers).join(", ");
@@ -136,6 +137,14 @@ function validateWhole(merged: Table, file: string): Config {
     throw new CribError("InvalidArgument", message);
   }
   return config;
+}
+
+function checkTls(streaming: Config["streaming"]): void {
+  const { tls_cert_file: cert, tls_key_file: key, tls_client_ca_file: ca } = streaming;
+  if ((cert === "") === (key === "") && (ca === "" || cert !== "")) return;
+  const need = "streaming.tls_cert_file and streaming.tls_key_file: need both";
+  const message = ca === "" ? need : `${need} for streaming.tls_client_ca_file`;
+  throw new CribError("InvalidArgument", message);
 }
 
 /**

@@ -4,6 +4,7 @@
  * The loader validates with this schema, `crib config --default` prints it, and `Config` is its type:
  * a key that is not here does not exist.
  */
+import { isIP } from "node:net";
 import * as v from "valibot";
 
 const MIB = 1024 * 1024;
@@ -41,6 +42,7 @@ const optionalPath = v.union(
   [v.literal(""), absolutePath],
   'must be an absolute path, or "" for the default',
 );
+const optionalFile = v.union([v.literal(""), absolutePath], 'must be an absolute path, or ""');
 const seconds = (min: number, max: number) =>
   v.pipe(
     v.number(),
@@ -230,6 +232,43 @@ export const configSchema = v.strictObject({
       60,
     ),
   }),
+
+  streaming: section(
+    "Where kubectl exec, attach, cp and port-forward arrive: the kubelet passes them on from its own port.",
+    {
+      address: key(
+        "The IP address to listen on. Who can reach it needs a URL of the CRI socket, good once.",
+        v.pipe(
+          v.string(),
+          v.check((address) => isIP(address) !== 0, "must be an IP address"),
+        ),
+        "127.0.0.1",
+      ),
+      port: key("0 takes a free one.", integer(0, 65_535), 0),
+      idle_timeout_seconds: key(
+        "A connection on which nothing moves for this long is closed.",
+        seconds(1, 604_800),
+        14_400,
+      ),
+      creation_timeout_seconds: key(
+        "How long a client may take to open its streams.",
+        seconds(1, 3600),
+        30,
+      ),
+      max_sessions: key("Clients at a time; more are refused.", integer(1, 100_000), 1000),
+      tls_cert_file: key(
+        'Certificate chain, PEM. "" is no TLS. The files are read again when they change.',
+        optionalFile,
+        "",
+      ),
+      tls_key_file: key("The certificate's private key, PEM.", optionalFile, ""),
+      tls_client_ca_file: key(
+        'Clients need a certificate of this CA, PEM. "" asks for none.',
+        optionalFile,
+        "",
+      ),
+    },
+  ),
 
   cadvisor: section(
     "What the cAdvisor inside the kubelet asks: /metrics/cadvisor, /stats/summary.",

@@ -6,7 +6,7 @@ import { RUNTIME_API_VERSION, RUNTIME_NAME, VERSION } from "../version.ts";
 import type { CriContext } from "./context.ts";
 
 /** Version, Status, RuntimeConfig. */
-export function runtimeRpcs({ core }: CriContext) {
+export function runtimeRpcs({ core, streaming }: CriContext) {
   return {
     /** The request's version is the kubelet's own API version: nothing to check it against. */
     version() {
@@ -28,7 +28,7 @@ export function runtimeRpcs({ core }: CriContext) {
         status: { conditions: [runtime, { type: "NetworkReady", ...condition(network) }] },
         runtimeHandlers: handlers,
         features: { supplementalGroupsPolicy: true, mountOptions: true },
-        info: verbose ? await verboseInfo(core) : {},
+        info: verbose ? await verboseInfo(core, streaming) : {},
       };
     },
 
@@ -80,7 +80,10 @@ async function handlerList(core: Core) {
   return fallback === undefined ? handlers : [{ ...fallback, name: "" }, ...handlers];
 }
 
-async function verboseInfo(core: Core): Promise<Record<string, string>> {
+async function verboseInfo(
+  core: Core,
+  streaming: CriContext["streaming"],
+): Promise<Record<string, string>> {
   const { crib, network } = core.config;
   // Not the environment: it may hold secrets.
   const { default_env: _, ...runtime } = core.config.runtime;
@@ -94,6 +97,7 @@ async function verboseInfo(core: Core): Promise<Record<string, string>> {
     defaultHandler: await core.handlers.defaultName().catch(() => ""),
     operations: core.operations.list(),
     pulls: core.images.progress.list(),
+    sessions: streaming.sessions(),
     damaged: core.store.damaged,
   };
   return { info: JSON.stringify(info) };

@@ -16,6 +16,7 @@ import { imageRpcs } from "./images.ts";
 import { podSandboxRpcs } from "./pod-sandboxes.ts";
 import { runtimeRpcs } from "./runtime.ts";
 import { containerStatsRpcs } from "./stats.ts";
+import { streamingRpcs } from "./streaming.ts";
 
 /** kubelet's own limit is 16 MiB; CRI-O takes 80. */
 const MAX_MESSAGE_BYTES = 80 * 1024 * 1024;
@@ -34,6 +35,7 @@ export function criServer(context: CriContext): Http2Server {
     ...containerRpcs(context),
     ...execSyncRpcs(context),
     ...containerStatsRpcs(context),
+    ...streamingRpcs(context),
   };
   const handler = connectNodeAdapter({
     routes: (router) => {

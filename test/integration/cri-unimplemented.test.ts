@@ -14,7 +14,7 @@ import { type RunningCrib, startCrib } from "../fixtures/crib.ts";
 const HAS = new Set(
   `Version Status RuntimeConfig RunPodSandbox StopPodSandbox RemovePodSandbox PodSandboxStatus
    ListPodSandbox CreateContainer StartContainer StopContainer RemoveContainer ContainerStatus
-   ListContainers ExecSync ReopenContainerLog ContainerStats ListContainerStats
+   ListContainers ExecSync Exec Attach PortForward ReopenContainerLog ContainerStats ListContainerStats
    PullImage ListImages ImageStatus RemoveImage ImageFsInfo`.split(/\s+/),
 );
 

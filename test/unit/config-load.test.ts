@@ -164,6 +164,17 @@ describe("a bad file is refused with its place, key, value and the nearest key",
       "[runtime]\ndefault_handler = 'kata'\n[runtime.handlers.runc]\npath = '/x'",
       'runtime.default_handler: "kata" is none of runtime.handlers (runc)',
     ],
+    ["[streaming]\naddress = 'localhost'", 'FILE:2: streaming.address: "localhost" must be an IP'],
+    ["[streaming]\nport = 70000", "FILE:2: streaming.port: 70000 must be at most 65535"],
+    [
+      "[streaming]\ntls_cert_file = '/x'",
+      "streaming.tls_cert_file and streaming.tls_key_file: need",
+    ],
+    [
+      "[streaming]\ntls_key_file = '/x'",
+      "streaming.tls_cert_file and streaming.tls_key_file: need",
+    ],
+    ["[streaming]\ntls_client_ca_file = '/x'", "need both for streaming.tls_client_ca_file"],
     [`[crib]\nsocket = '/${"x".repeat(107)}'`, "is longer than the 107 bytes"],
   ];
   for (const [text, message] of cases) {

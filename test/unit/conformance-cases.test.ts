@@ -67,7 +67,7 @@ describe("choosing", () => {
   const listed = cases(
     spec("Container", "runs"),
     spec("Container OOM", "is killed"),
-    spec("Streaming", "attaches"),
+    spec("Checkpoints", "attaches"),
     spec("Container", "benchmark", "skipped"),
   );
   const names = (all: boolean, focus?: RegExp) =>
@@ -78,14 +78,14 @@ describe("choosing", () => {
     expect(names(true)).toEqual([
       "Container runs",
       "Container OOM is killed",
-      "Streaming attaches",
+      "Checkpoints attaches",
     ]);
   });
 
   test("takes what matches a focus, whatever its group", () => {
-    expect(names(false, /Streaming|OOM/)).toEqual([
+    expect(names(false, /Checkpoints|OOM/)).toEqual([
       "Container OOM is killed",
-      "Streaming attaches",
+      "Checkpoints attaches",
     ]);
   });
 
