@@ -4,7 +4,6 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseRegistries, readRegistries, sourcesOf } from "../../src/config/registries-conf.ts";
 import { formatReference, parseReference, referencesOf } from "../../src/image/reference.ts";
-import { FUZZ_MS, randomOf } from "../fixtures/fuzz.ts";
 
 const SHA = `sha256:${"a".repeat(64)}`;
 const CONF = `
@@ -194,19 +193,4 @@ test("in mode enforcing a short name that may mean several is refused, for nobod
   const conf = 'short-name-mode = "enforcing"\nunqualified-search-registries = ["a.io", "b.io"]';
   expect(() => referencesOf("x", registriesOf(conf))).toThrow("a.io, b.io");
   expect(referencesOf("c.io/x", registriesOf(conf))).toHaveLength(1);
-});
-
-test("no text makes the reader of registries.conf do anything but read or refuse", () => {
-  const random = randomOf(7);
-  const pieces = [...CONF.split(/(?<=[\n"=[\].])/), "[aliases]\n", '"a"="b.io/c"\n', "\0", "*."];
-  const until = performance.now() + FUZZ_MS;
-  while (performance.now() < until) {
-    const text = Array.from({ length: random(30) }, () => pieces[random(pieces.length)]).join("");
-    try {
-      const { rules } = parseRegistries(text, "f");
-      for (const { prefix } of rules) expect(prefix).not.toBe("");
-    } catch (error) {
-      expect(error).toMatchObject({ code: "FailedPrecondition" });
-    }
-  }
 });

@@ -14,7 +14,7 @@ import { join } from "node:path";
 import { placeEntry } from "../../src/image/layer-path.ts";
 import { type TarEntry, TarParser } from "../../src/image/tar.ts";
 import { TarError } from "../../src/image/tar-error.ts";
-import { type TarSpec, tarball } from "../fixtures/tar.ts";
+import { resum, type TarSpec, tarball } from "../fixtures/tar.ts";
 
 interface Read extends TarEntry {
   data: Buffer;
@@ -139,17 +139,11 @@ test("numbers in base 256 are read, negative ones too", () => {
   const archive = tarball([{ name: "a" }]);
   archive.set([0x80, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff], 108);
   archive.set([0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xfe], 136);
-  resum(archive);
+  resum(archive.subarray(0, 512));
   const [entry] = parse(archive);
   expect(entry?.uid).toBe(0x7fffffff);
   expect(entry?.mtime.seconds).toBe(-2);
 });
-
-function resum(archive: Buffer): void {
-  archive.fill(" ", 148, 156);
-  const sum = archive.subarray(0, 512).reduce((total, byte) => total + byte, 0);
-  archive.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148, "latin1");
-}
 
 const wrong: Array<[string, Buffer, string]> = [
   ["text", Buffer.alloc(1024, "hello "), "checksum"],
@@ -229,50 +223,3 @@ test.each([
 ])("the name %s is refused", (name) => {
   expect(() => placeEntry(Buffer.from(name))).toThrow(TarError);
 });
-
-test("mutated archives are read or refused with TarError, never anything else", () => {
-  const seeds = [
-    tarball([
-      { name: "dir/", type: "5" },
-      { name: "dir/a", data: "x".repeat(700), pax: { mtime: "1.5", "SCHILY.xattr.user.a": "b" } },
-      { name: "long", type: "L", data: `${"n".repeat(200)}\0` },
-      { name: "b", data: "y" },
-      { name: "c", type: "2", linkName: "dir/a" },
-      { name: "d", type: "3", major: 1, minor: 3 },
-    ]),
-    execFileSync("tar", ["-c", "--format=gnu", "-C", "/etc", "hostname", "passwd"]),
-    execFileSync("tar", ["-c", "--format=pax", "-C", "/etc", "hostname", "group"]),
-  ];
-  let seed = 12345;
-  const random = (limit: number) => {
-    seed = (Math.imul(seed, 1103515245) + 12345) & 0x7fffffff;
-    return seed % limit;
-  };
-  let refused = 0;
-  let read = 0;
-  const end = performance.now() + 4000;
-  for (let round = 0; performance.now() < end; round++) {
-    const archive = Buffer.from(seeds[round % seeds.length] ?? "");
-    for (let change = random(6); change >= 0; change--) {
-      const at = random(archive.length);
-      archive[at] = random(3) === 0 ? (archive[at] ?? 0) ^ (1 << random(8)) : random(256);
-      if (random(2) === 0) resumAt(archive, at - (at % 512));
-    }
-    try {
-      parse(
-        archive.subarray(0, archive.length - (random(4) === 0 ? random(2000) : 0)),
-        1 + random(2000),
-      );
-      read += 1;
-    } catch (error) {
-      if (!(error instanceof TarError)) throw error;
-      refused += 1;
-    }
-  }
-  expect(refused).toBeGreaterThan(100);
-  expect(read).toBeGreaterThan(100);
-}, 20_000);
-
-function resumAt(archive: Buffer, offset: number): void {
-  if (offset + 512 <= archive.length) resum(archive.subarray(offset, offset + 512));
-}
