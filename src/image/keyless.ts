@@ -1,6 +1,7 @@
 /** Sigstore signatures by certificates instead of keys; loaded only where a policy wants them. */
 import { createPublicKey, type KeyObject } from "node:crypto";
 import type { X509Certificate } from "@sigstore/core";
+import { messageOf } from "../error.ts";
 import { emailsOf, isForHost, readChain, requireChain } from "./certificate-chain.ts";
 import { integratedTime } from "./rekor.ts";
 import { SignatureError, type SigstoreSignature } from "./signature.ts";
@@ -34,6 +35,17 @@ export interface PkiTrust {
  * @throws SignatureError: why not.
  */
 export function verifyKeyless(signature: SigstoreSignature, trust: FulcioTrust | PkiTrust): void {
+  try {
+    requireKeyless(signature, trust);
+  } catch (error) {
+    if (error instanceof SignatureError) throw error;
+    // The parser of certificates stumbles over extensions that are not built as they should be.
+    const why = `a certificate is not understood: ${messageOf(error)}`;
+    throw new SignatureError(why, { cause: error });
+  }
+}
+
+function requireKeyless(signature: SigstoreSignature, trust: FulcioTrust | PkiTrust): void {
   if (signature.certificate === undefined) throw new SignatureError("it has no certificate");
   const [leaf, ...more] = readChain(signature.certificate, "its certificate");
   if (leaf === undefined || more.length > 0) {

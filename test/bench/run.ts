@@ -17,7 +17,7 @@ import { type RunningContainerd, startContainerd } from "./containerd.ts";
 import { type Figure, Samples, table, timed, verdict } from "./figures.ts";
 import { anonymousKib, pidsWith, pssKib } from "./memory.ts";
 import { measureMonitor, monitorFigures } from "./monitor.ts";
-import { type BenchRegistry, startRegistry } from "./registry.ts";
+import { type BenchRegistry, startBusybox } from "./registry.ts";
 import { type Pod, Subject } from "./subject.ts";
 
 const { values: options } = parseArgs({
@@ -186,7 +186,7 @@ async function measure(registry: BenchRegistry): Promise<void> {
   await measureStarts(registry);
 }
 
-const registry = await startRegistry(directory);
+const registry = await startBusybox(directory);
 let failed = false;
 try {
   await measure(registry);

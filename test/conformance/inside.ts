@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { focusOf, judge, readReport } from "./cases.ts";
 import { leasedAddresses, prepareHost } from "./node.ts";
 import { output } from "./programs.ts";
-import { startRegistry } from "./registry.ts";
+import { startStandIns } from "./registry.ts";
 import type { Answer, Request } from "./request.ts";
 import { type Runtime, startOurs, startPeer } from "./runtimes.ts";
 
@@ -13,7 +13,7 @@ const critestTimeout = "30m";
 
 async function main(request: Request): Promise<Answer> {
   prepareHost();
-  const registry = await startRegistry();
+  const registry = await startStandIns();
   try {
     const runtime = await (request.peer === undefined
       ? startOurs(request.directory)

@@ -1,6 +1,7 @@
 /** A registry on loopback that serves the stand-ins under the paths that critest names. */
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { type Registry, startRegistry } from "../fixtures/registry.ts";
 import { Layout } from "./images/layout.ts";
 import { standIns } from "./images/stand-ins.ts";
 import { cache, hashOf, output } from "./programs.ts";
@@ -11,8 +12,8 @@ export const mirrored = ["registry.k8s.io", "k8s.gcr.io", "gcr.io"];
 const busybox = "/bin/busybox";
 
 /** Starts Debian's docker-registry with the stand-ins; in a private network namespace: the port is fixed. */
-export async function startRegistry(): Promise<{ stop(): Promise<void> }> {
-  return serve(await filledRegistry());
+export async function startStandIns(): Promise<Registry> {
+  return startRegistry({ host: address, data: await filledRegistry() });
 }
 
 /**
@@ -21,13 +22,13 @@ export async function startRegistry(): Promise<{ stop(): Promise<void> }> {
  */
 export async function filledRegistry(): Promise<string> {
   const images = join(import.meta.dir, "images");
-  const sources = ["tar.ts", "layout.ts", "stand-ins.ts", "nonewprivs.c"];
+  const sources = ["../../fixtures/tar.ts", "tar.ts", "layout.ts", "stand-ins.ts", "nonewprivs.c"];
   const hash = hashOf([busybox, ...sources.map((name) => join(images, name))]);
   const directory = join(cache, `registry-${hash}`);
   if (existsSync(directory)) return directory;
   const staging = `${directory}.${process.pid}`;
   mkdirSync(staging, { recursive: true });
-  const filling = await serve(staging);
+  const filling = await startRegistry({ host: address, data: staging });
   try {
     fill(join(staging, "layout"));
   } finally {
@@ -57,42 +58,6 @@ function fill(layoutDirectory: string): void {
       ]);
     }
   }
-}
-
-async function serve(directory: string): Promise<{ stop(): Promise<void> }> {
-  const config = join(directory, "config.json");
-  writeFileSync(
-    config,
-    JSON.stringify({
-      version: "0.1",
-      log: { level: "error", accesslog: { disabled: true } },
-      storage: { filesystem: { rootdirectory: directory } },
-      http: { addr: address },
-    }),
-  );
-  const child = Bun.spawn(["docker-registry", "serve", config], {
-    stdio: ["ignore", "ignore", "pipe"],
-  });
-  const messages = new Response(child.stderr).text();
-  for (const deadline = performance.now() + 10_000; ; await Bun.sleep(20)) {
-    if (
-      await fetch(`http://${address}/v2/`).then(
-        (it) => it.ok,
-        () => false,
-      )
-    )
-      break;
-    if (child.exitCode !== null || performance.now() > deadline) {
-      child.kill();
-      throw new Error(`docker-registry does not answer on ${address}:\n${await messages}`);
-    }
-  }
-  return {
-    stop: async () => {
-      child.kill();
-      await child.exited;
-    },
-  };
 }
 
 /** registries.conf (containers-registries.conf(5)) that sends critest's pulls to our registry. */

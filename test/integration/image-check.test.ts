@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "bun:test";
+import { beforeAll, beforeEach, expect, test } from "bun:test";
 import { execFileSync } from "node:child_process";
 import {
   appendFileSync,
@@ -19,15 +19,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { beginSession, endSession } from "../../src/cli/session.ts";
 import type { Image } from "../../src/image/images.ts";
-import { openTestStore, type TestStore } from "../fixtures/image-store.ts";
-import { type Pushed, pushImage, type Registry, startRegistry } from "../fixtures/registry.ts";
-import { type RegistryProxy, startProxy } from "../fixtures/registry-proxy.ts";
+import { imageNode } from "../fixtures/image-node.ts";
+import { type Pushed, pushImage } from "../fixtures/registry.ts";
 import type { TarSpec } from "../fixtures/tar.ts";
 
-let registry: Registry;
+const node = imageNode();
 let pushed: Pushed;
-let proxy: RegistryProxy;
-let store: TestStore;
 let image: Image;
 
 /** Of all kinds that a layer can have. */
@@ -54,30 +51,24 @@ const BASE: TarSpec[] = [
 ];
 
 beforeAll(async () => {
-  registry = await startRegistry();
-  pushed = await pushImage(registry, "checked:1", { layers: [BASE, [{ name: "top", data: "t" }]] });
+  pushed = await pushImage(node.registry, "checked:1", {
+    layers: [BASE, [{ name: "top", data: "t" }]],
+  });
 });
-afterAll(() => registry.stop());
 beforeEach(async () => {
-  proxy = startProxy(registry.host);
-  store = await openTestStore();
-  image = await store.images.pull(`${proxy.host}/checked:1`);
-});
-afterEach(async () => {
-  await proxy.stop();
-  store.close();
+  image = await node.store.images.pull(`${node.proxy.host}/checked:1`);
 });
 
 /** The directory of a layer, the base first. */
 function directoryOf(position: number): string {
-  const row = store.database
+  const row = node.store.database
     .query("SELECT directory FROM layers WHERE chain_id = ?")
     .get(image.layers[position] ?? "") as { directory: string };
-  return join(store.root, "layers", row.directory);
+  return join(node.store.root, "layers", row.directory);
 }
 const base = (name: string) => join(directoryOf(0), name);
-const blobGets = () => proxy.requests.filter((line) => line.includes("/blobs/"));
-const look = (fast: boolean) => store.images.check({ fast, repair: false });
+const blobGets = () => node.proxy.requests.filter((line) => line.includes("/blobs/"));
+const look = (fast: boolean) => node.store.images.check({ fast, repair: false });
 const tree = (directory: string) =>
   execFileSync(
     "sh",
@@ -133,7 +124,7 @@ const damages: Array<[string, () => void, string, boolean]> = [
   ],
   [
     "a lost list of files",
-    () => rmSync(join(store.root, "layer-index", directoryOf(0).slice(-12))),
+    () => rmSync(join(node.store.root, "layer-index", directoryOf(0).slice(-12))),
     "list of files",
     true,
   ],
@@ -150,13 +141,13 @@ test.each(damages)(
     expect(found.damaged[0]).toMatchObject({ chainId: image.layers[0] ?? "", repaired: false });
     expect(found.damaged[0]?.problems.join()).toContain(problem);
     const before = blobGets().length;
-    const repaired = await store.images.check({ fast, repair: true });
+    const repaired = await node.store.images.check({ fast, repair: true });
     expect(repaired.damaged).toMatchObject([{ repaired: true, reason: "" }]);
     expect(blobGets().slice(before)).toEqual([`GET /v2/checked/blobs/${pushed.layers[0]?.digest}`]);
     expect([0, 1].map((position) => tree(directoryOf(position)))).toEqual(whole);
     expect(directoryOf(1)).toBe(top);
-    expect(store.layerDirectories()).toHaveLength(2);
-    expect(readdirSync(join(store.root, "layer-index"))).toHaveLength(2);
+    expect(node.store.layerDirectories()).toHaveLength(2);
+    expect(readdirSync(join(node.store.root, "layer-index"))).toHaveLength(2);
     expect(await look(false)).toEqual({ checkedLayers: 2, damaged: [] });
   },
 );
@@ -171,19 +162,19 @@ test("a fast check does not read files: times and content of the same length pas
 test("what cannot be had again stays as it is, and the report says why", async () => {
   unlinkSync(base("etc/file"));
   const directory = directoryOf(0);
-  await proxy.stop();
-  const report = await store.images.check({ fast: true, repair: true });
+  await node.proxy.stop();
+  const report = await node.store.images.check({ fast: true, repair: true });
   expect(report.damaged).toMatchObject([{ repaired: false }]);
   expect(report.damaged[0]?.reason).not.toBe("");
   expect(directoryOf(0)).toBe(directory);
-  expect(store.layerDirectories()).toHaveLength(2);
-  expect(store.images.list()).toHaveLength(1);
+  expect(node.store.layerDirectories()).toHaveLength(2);
+  expect(node.store.images.list()).toHaveLength(1);
 });
 
 test("a damaged layer of an imported image comes from its archive", async () => {
   const archives = mkdtempSync(join(tmpdir(), "crib-archives-"));
   try {
-    const made = await pushImage(registry, "archived:1", {
+    const made = await pushImage(node.registry, "archived:1", {
       layers: [[{ name: "only", data: "here" }]],
     });
     for (const [kind, name] of [
@@ -197,10 +188,10 @@ test("a damaged layer of an imported image comes from its archive", async () => 
         ...flags,
         `${kind}:${join(archives, name ?? "")}:example.com/a:1`,
       ]);
-      await store.images.remove(image.id);
-      image = (await store.images.import(join(archives, name ?? "")))[0] ?? image;
+      await node.store.images.remove(image.id);
+      image = (await node.store.images.import(join(archives, name ?? "")))[0] ?? image;
       writeFileSync(base("only"), "lost");
-      const report = await store.images.check({ fast: false, repair: true });
+      const report = await node.store.images.check({ fast: false, repair: true });
       expect(report.damaged).toMatchObject([{ repaired: true }]);
       expect(readFileSync(base("only"), "utf8")).toBe("here");
     }
@@ -210,24 +201,26 @@ test("a damaged layer of an imported image comes from its archive", async () => 
 });
 
 test("a container that runs keeps its files while its layer is repaired, also over a restart", async () => {
-  const { rootfs } = await store.storage.prepare("running", image.layers);
+  const { rootfs } = await node.store.storage.prepare("running", image.layers);
   const old = directoryOf(0);
   writeFileSync(base("twice"), "SECOND");
-  await store.images.check({ fast: false, repair: true });
+  await node.store.images.check({ fast: false, repair: true });
   expect(directoryOf(0)).not.toBe(old);
   expect(readFileSync(join(rootfs, "etc/file"), "utf8")).toBe("x".repeat(5000));
-  store.images = await store.reopen();
+  node.store.images = await node.store.reopen();
   expect(readFileSync(join(rootfs, "etc/file"), "utf8")).toBe("x".repeat(5000));
   expect(await look(false)).toEqual({ checkedLayers: 2, damaged: [] });
-  await store.storage.unmount("running");
-  store.storage.mount("running", image.layers);
+  await node.store.storage.unmount("running");
+  node.store.storage.mount("running", image.layers);
   expect(readFileSync(join(rootfs, "twice"), "utf8")).toBe("second");
-  await store.storage.remove("running");
-  expect(store.layerDirectories()).toHaveLength(2);
+  await node.store.storage.remove("running");
+  expect(node.store.layerDirectories()).toHaveLength(2);
 });
 
 test("what the layers take is what du says, within 1 %", async () => {
-  const directories = store.layerDirectories().map((name) => join(store.root, "layers", name));
+  const directories = node.store
+    .layerDirectories()
+    .map((name) => join(node.store.root, "layers", name));
   const du = (flag: string) =>
     Number.parseInt(
       execFileSync("du", ["-sc", flag, ...directories])
@@ -236,15 +229,15 @@ test("what the layers take is what du says, within 1 %", async () => {
         .at(-2) ?? "",
       10,
     );
-  const { usedBytes, inodesUsed } = store.images.fsInfo();
+  const { usedBytes, inodesUsed } = node.store.images.fsInfo();
   expect(Math.abs(usedBytes - du("--block-size=1"))).toBeLessThanOrEqual(usedBytes / 100);
   expect(inodesUsed).toBe(du("--inodes"));
 });
 
 test("a machine that went down with the daemon is noticed; a daemon that was killed alone is not", () => {
-  expect(beginSession(store.directory, "boot-1")).toBe(false);
-  expect(beginSession(store.directory, "boot-1")).toBe(false);
-  expect(beginSession(store.directory, "boot-2")).toBe(true);
-  endSession(store.directory);
-  expect(beginSession(store.directory, "boot-3")).toBe(false);
+  expect(beginSession(node.store.directory, "boot-1")).toBe(false);
+  expect(beginSession(node.store.directory, "boot-1")).toBe(false);
+  expect(beginSession(node.store.directory, "boot-2")).toBe(true);
+  endSession(node.store.directory);
+  expect(beginSession(node.store.directory, "boot-3")).toBe(false);
 });

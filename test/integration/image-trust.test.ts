@@ -1,21 +1,13 @@
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, test } from "bun:test";
 import { execFileSync } from "node:child_process";
 import { generateKeyPairSync, type KeyObject, sign } from "node:crypto";
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { SigstoreSignature } from "../../src/image/signature.ts";
-import { openTestStore, type TestStore } from "../fixtures/image-store.ts";
-import {
-  type Pushed,
-  pushBlob,
-  pushImage,
-  pushIndex,
-  type Registry,
-  sha256,
-  startRegistry,
-} from "../fixtures/registry.ts";
-import { type RegistryProxy, startProxy } from "../fixtures/registry-proxy.ts";
+import { imageNode } from "../fixtures/image-node.ts";
+import { type Pushed, pushBlob, pushImage, pushIndex, sha256 } from "../fixtures/registry.ts";
+import { startProxy } from "../fixtures/registry-proxy.ts";
 import {
   CA_EXTENSIONS,
   personExtensions,
@@ -24,10 +16,8 @@ import {
   TestLog,
 } from "../fixtures/sigstore.ts";
 
-let registry: Registry;
-let proxy: RegistryProxy;
+const node = imageNode();
 let gpgHome: string;
-let store: TestStore;
 let pushed: Pushed;
 const gpg = (input: Buffer | string, ...argv: string[]) =>
   execFileSync("gpg", ["--homedir", gpgHome, "--batch", "--no-tty", "-q", ...argv], {
@@ -36,8 +26,7 @@ const gpg = (input: Buffer | string, ...argv: string[]) =>
   });
 
 beforeAll(async () => {
-  registry = await startRegistry();
-  pushed = await pushImage(registry, "team/app:1", { layers: [[{ name: "a", data: "a" }]] });
+  pushed = await pushImage(node.registry, "team/app:1", { layers: [[{ name: "a", data: "a" }]] });
   gpgHome = mkdtempSync(join(tmpdir(), "crib-gpg-"));
   for (const [user, expires] of [
     ["good@x", "0"],
@@ -48,24 +37,15 @@ beforeAll(async () => {
   }
 });
 afterAll(async () => {
-  await registry.stop();
   execFileSync("gpgconf", ["--homedir", gpgHome, "--kill", "all"]);
   rmSync(gpgHome, { recursive: true });
 });
-beforeEach(async () => {
-  proxy = startProxy(registry.host);
-  store = await openTestStore();
-});
-afterEach(async () => {
-  await proxy.stop();
-  store.close();
-});
 
-const path = (name: string) => join(store.directory, name);
-const name = () => `${proxy.host}/team/app:1`;
+const path = (name: string) => join(node.store.directory, name);
+const name = () => `${node.proxy.host}/team/app:1`;
 const policy = (requirement: unknown, file = "policy.json") => {
   mkdirSync(path("policies"), { recursive: true });
-  const docker = { [`${proxy.host}/team`]: [requirement] };
+  const docker = { [`${node.proxy.host}/team`]: [requirement] };
   writeFileSync(
     path(file),
     JSON.stringify({ default: [{ type: "reject" }], transports: { docker } }),
@@ -76,7 +56,7 @@ const registriesD = (section: string) => {
   writeFileSync(path("registries.d/a.yaml"), `default-docker:\n  ${section}\n`);
 };
 const blobs = () =>
-  proxy.requests.filter((line) => pushed.layers.some((l) => line.includes(l.digest)));
+  node.proxy.requests.filter((line) => pushed.layers.some((l) => line.includes(l.digest)));
 
 function claim(type: string, digest: string, reference: string): Buffer {
   return Buffer.from(
@@ -92,30 +72,34 @@ function claim(type: string, digest: string, reference: string): Buffer {
 }
 
 /** Expects a refusal that the kubelet knows, before any layer, with nothing left. */
-async function expectRefused(why: string, pull = store.images.pull(name())): Promise<void> {
+async function expectRefused(why: string, pull = node.store.images.pull(name())): Promise<void> {
   const error = await pull.catch((thrown: Error) => thrown);
   expect(error).toMatchObject({ code: "PermissionDenied" });
   expect(String(error)).toStartWith("CribError: SignatureValidationFailed: ");
   expect(String(error)).toContain(why);
   expect(blobs()).toEqual([]);
-  expect(store.layerDirectories()).toEqual([]);
+  expect(node.store.layerDirectories()).toEqual([]);
 }
 
 test("what the policy rejects is not even asked for", async () => {
   policy({ type: "insecureAcceptAnything" });
-  expect((await store.images.pull(name())).id).toBe(pushed.id);
-  await store.images.remove(name());
-  proxy.requests.length = 0;
+  expect((await node.store.images.pull(name())).id).toBe(pushed.id);
+  await node.store.images.remove(name());
+  node.proxy.requests.length = 0;
   policy({ type: "reject" });
   await expectRefused("it is rejected");
-  expect(proxy.requests).toEqual([]);
+  expect(node.proxy.requests).toEqual([]);
 });
 
 test("a broken or missing policy lets nothing through", async () => {
   writeFileSync(path("policy.json"), "{");
-  await expect(store.images.pull(name())).rejects.toMatchObject({ code: "FailedPrecondition" });
+  await expect(node.store.images.pull(name())).rejects.toMatchObject({
+    code: "FailedPrecondition",
+  });
   rmSync(path("policy.json"));
-  await expect(store.images.pull(name())).rejects.toMatchObject({ code: "FailedPrecondition" });
+  await expect(node.store.images.pull(name())).rejects.toMatchObject({
+    code: "FailedPrecondition",
+  });
 });
 
 /** Puts signature-1, -2, … into the lookaside directory. */
@@ -134,7 +118,7 @@ const signedBy = (more: Record<string, unknown> = {}) => {
 };
 
 test("signedBy accepts an image that a key of the ring has signed under its name", async () => {
-  registriesD(`lookaside: file://${store.directory}/sigs`);
+  registriesD(`lookaside: file://${node.store.directory}/sigs`);
   policy(signedBy());
   await expectRefused("it has no signature");
   lookaside(pushed.digest, [gpgSign("other@x", claim(SIMPLE, pushed.digest, name()))]);
@@ -147,19 +131,19 @@ test("signedBy accepts an image that a key of the ring has signed under its name
     gpgSign("other@x", claim(SIMPLE, pushed.digest, name())),
     gpgSign("good@x", claim(SIMPLE, pushed.digest, name())),
   ]);
-  expect((await store.images.pull(name())).id).toBe(pushed.id);
+  expect((await node.store.images.pull(name())).id).toBe(pushed.id);
 });
 
 test("keys in ASCII and in the policy itself count; several requirements must all be met", async () => {
-  registriesD(`lookaside: file://${store.directory}/sigs`);
+  registriesD(`lookaside: file://${node.store.directory}/sigs`);
   lookaside(pushed.digest, [gpgSign("good@x", claim(SIMPLE, pushed.digest, name()))]);
   const armored = gpg("", "--armor", "--export", "good@x");
   policy(signedBy({ keyPath: undefined, keyData: armored.toString("base64") }));
-  expect((await store.images.pull(name())).id).toBe(pushed.id);
-  await store.images.remove(name());
-  proxy.requests.length = 0;
+  expect((await node.store.images.pull(name())).id).toBe(pushed.id);
+  await node.store.images.remove(name());
+  node.proxy.requests.length = 0;
   const other = gpg("", "--export", "other@x").toString("base64");
-  const scope = `${proxy.host}/team`;
+  const scope = `${node.proxy.host}/team`;
   const both = [signedBy(), signedBy({ keyPath: undefined, keyData: other })];
   const text = { default: [{ type: "reject" }], transports: { docker: { [scope]: both } } };
   writeFileSync(path("policy.json"), JSON.stringify(text));
@@ -167,7 +151,7 @@ test("keys in ASCII and in the policy itself count; several requirements must al
 });
 
 test("what is not one good, living signature over the payload is none", async () => {
-  registriesD(`lookaside: file://${store.directory}/sigs`);
+  registriesD(`lookaside: file://${node.store.directory}/sigs`);
   policy(signedBy());
   const payload = claim(SIMPLE, pushed.digest, name());
   const good = gpgSign("good@x", payload);
@@ -189,7 +173,7 @@ test("what is not one good, living signature over the payload is none", async ()
 });
 
 test("a signature by an expired key is refused", async () => {
-  registriesD(`lookaside: file://${store.directory}/sigs`);
+  registriesD(`lookaside: file://${node.store.directory}/sigs`);
   const time = `${new Date().getFullYear() - 1}0101T000000`;
   gpg(
     "",
@@ -224,7 +208,7 @@ test("skopeo's signature is accepted, from a lookaside server", async () => {
   const fingerprint = gpg("", "--with-colons", "--list-keys", "good@x")
     .toString()
     .match(/fpr:+(\w+)/)?.[1];
-  const answer = await fetch(`http://${registry.host}/v2/team/app/manifests/1`, {
+  const answer = await fetch(`http://${node.registry.host}/v2/team/app/manifests/1`, {
     headers: { Accept: pushed.mediaType },
   });
   writeFileSync(path("manifest"), new Uint8Array(await answer.arrayBuffer()));
@@ -241,7 +225,7 @@ test("skopeo's signature is accepted, from a lookaside server", async () => {
   try {
     registriesD(`lookaside: http://${server.host}/base`);
     policy(signedBy());
-    expect((await store.images.pull(name())).id).toBe(pushed.id);
+    expect((await node.store.images.pull(name())).id).toBe(pushed.id);
     expect(server.requests).toHaveLength(2);
   } finally {
     await server.stop();
@@ -256,7 +240,7 @@ async function attach(digest: string, signatures: readonly SigstoreSignature[]):
   for (const { payload, signature, certificate, chain, bundle } of signatures) {
     layers.push({
       mediaType: "application/vnd.dev.cosign.simplesigning.v1+json",
-      ...(await pushBlob(registry, "team/app", Buffer.from(payload, "base64"))),
+      ...(await pushBlob(node.registry, "team/app", Buffer.from(payload, "base64"))),
       annotations: {
         "dev.cosignproject.cosign/signature": signature,
         ...(certificate && { "dev.sigstore.cosign/certificate": certificate }),
@@ -265,7 +249,7 @@ async function attach(digest: string, signatures: readonly SigstoreSignature[]):
       },
     });
   }
-  await pushImage(registry, `team/app:${digest.replace(":", "-")}.sig`, {
+  await pushImage(node.registry, `team/app:${digest.replace(":", "-")}.sig`, {
     layers: [],
     alterManifest: (manifest) => {
       manifest.layers = layers;
@@ -295,26 +279,26 @@ test.each([
   ["Ed25519", () => generateKeyPairSync("ed25519")],
 ])("sigstoreSigned accepts what a %s key has signed, and nothing else", async (_, generate) => {
   const { publicKey, privateKey } = generate();
-  const image = await pushImage(registry, "team/app:2", {
+  const image = await pushImage(node.registry, "team/app:2", {
     layers: [[{ name: "k", data: String(Math.random()) }]],
   });
-  const two = `${proxy.host}/team/app:2`;
+  const two = `${node.proxy.host}/team/app:2`;
   policy(sigstore(publicKey));
-  const repository = `${proxy.host}/team/app`;
+  const repository = `${node.proxy.host}/team/app`;
   await cosign(image.digest, privateKey, [claim(COSIGN, image.digest, repository)]);
-  await expectRefused("it has no signature", store.images.pull(two));
+  await expectRefused("it has no signature", node.store.images.pull(two));
   registriesD("use-sigstore-attachments: true");
-  expect((await store.images.pull(two)).id).toBe(image.id);
-  await store.images.remove(two);
+  expect((await node.store.images.pull(two)).id).toBe(image.id);
+  await node.store.images.remove(two);
   policy(sigstore(publicKey, "matchExact"));
-  await expectRefused("it is for", store.images.pull(two));
+  await expectRefused("it is for", node.store.images.pull(two));
   policy(sigstore(generate().publicKey));
-  await expectRefused("another key", store.images.pull(two));
+  await expectRefused("another key", node.store.images.pull(two));
   policy(sigstore(publicKey));
   await cosign(image.digest, privateKey, [claim(COSIGN, pushed.digest, repository)]);
-  await expectRefused(`it is for ${pushed.digest}`, store.images.pull(two));
+  await expectRefused(`it is for ${pushed.digest}`, node.store.images.pull(two));
   await cosign(image.digest, privateKey, [claim(SIMPLE, image.digest, repository)]);
-  await expectRefused("payload", store.images.pull(two));
+  await expectRefused("payload", node.store.images.pull(two));
 });
 
 test("a signature of the index, or of the image below it, is enough", async () => {
@@ -322,32 +306,37 @@ test("a signature of the index, or of the image below it, is enough", async () =
   registriesD("use-sigstore-attachments: true");
   policy(sigstore(publicKey));
   for (const which of ["index", "image"]) {
-    const image = await pushImage(registry, `team/app:${which}`, {
+    const image = await pushImage(node.registry, `team/app:${which}`, {
       layers: [[{ name: "w", data: which }]],
     });
     const { digest, size, mediaType } = image;
-    const index = await pushIndex(registry, `team/app:${which}`, [{ digest, size, mediaType }]);
-    await expectRefused("no signature", store.images.pull(`${proxy.host}/team/app:${which}`));
+    const index = await pushIndex(node.registry, `team/app:${which}`, [
+      { digest, size, mediaType },
+    ]);
+    await expectRefused(
+      "no signature",
+      node.store.images.pull(`${node.proxy.host}/team/app:${which}`),
+    );
     const signed = which === "index" ? index.digest : digest;
-    await cosign(signed, privateKey, [claim(COSIGN, signed, `${proxy.host}/team/app`)]);
-    const pulled = await store.images.pull(`${proxy.host}/team/app:${which}`);
+    await cosign(signed, privateKey, [claim(COSIGN, signed, `${node.proxy.host}/team/app`)]);
+    const pulled = await node.store.images.pull(`${node.proxy.host}/team/app:${which}`);
     expect(pulled.id).toBe(image.id);
-    await store.images.remove(pulled.id);
+    await node.store.images.remove(pulled.id);
   }
 });
 
 test("a keyless signature is read from the registry, kept, and judged again without it", async () => {
   const issuer = "https://accounts.example.com";
-  const ca = new TestCa(store.directory);
+  const ca = new TestCa(node.store.directory);
   const log = new TestLog();
   const root = ca.issue("root", { extensions: CA_EXTENSIONS });
   const middle = ca.issue("middle", { issuer: root, extensions: CA_EXTENSIONS });
   const extensions = personExtensions("dev@example.com", issuer);
   const dev = ca.issue("dev", { issuer: middle, extensions });
-  const image = await pushImage(registry, "team/app:3", {
+  const image = await pushImage(node.registry, "team/app:3", {
     layers: [[{ name: "k", data: "keyless" }]],
   });
-  const three = `${proxy.host}/team/app:3`;
+  const three = `${node.proxy.host}/team/app:3`;
   writeFileSync(path("ca.pem"), root.certificate);
   writeFileSync(path("rekor.pub"), log.publicKey);
   const requirement = (subjectEmail: string) => ({
@@ -358,15 +347,15 @@ test("a keyless signature is read from the registry, kept, and judged again with
   });
   registriesD("use-sigstore-attachments: true");
   policy(requirement("dev@example.com"));
-  const payload = claim(COSIGN, image.digest, `${proxy.host}/team/app`);
+  const payload = claim(COSIGN, image.digest, `${node.proxy.host}/team/app`);
   const signature = signKeyless(payload, dev, log, { chain: middle.certificate });
   await attach(image.digest, [{ ...signature, bundle: undefined }]);
-  await expectRefused("no entry of a Rekor log", store.images.pull(three));
+  await expectRefused("no entry of a Rekor log", node.store.images.pull(three));
   await attach(image.digest, [signature]);
-  const pulled = await store.images.pull(three);
+  const pulled = await node.store.images.pull(three);
   expect(pulled.id).toBe(image.id);
-  const reopened = await store.reopen();
-  await proxy.stop();
+  const reopened = await node.store.reopen();
+  await node.proxy.stop();
   await reopened.verify(pulled, three, "");
   policy(requirement("boss@example.com"));
   await expect(reopened.verify(pulled, three, "")).rejects.toThrow("dev@example.com");
@@ -393,7 +382,7 @@ test.each([
   try {
     registriesD(`lookaside: http://${server.host}/base`);
     policy(signedBy());
-    const pull = store.images.pull(name());
+    const pull = node.store.images.pull(name());
     if (refusal === "") expect((await pull).id).toBe(pushed.id);
     else {
       await expect(pull).rejects.toMatchObject({
@@ -414,19 +403,21 @@ test("a namespace's policy holds at the pull, and again for an image that is the
   policy({ type: "insecureAcceptAnything" });
   policy({ type: "reject" }, "policies/closed.json");
   policy(sigstore(publicKey), "policies/strict.json");
-  await expectRefused("it is rejected", store.images.pull(name(), { namespace: "closed" }));
-  const image = await store.images.pull(name(), { namespace: "open" });
-  await store.images.verify(image, name(), "open");
+  await expectRefused("it is rejected", node.store.images.pull(name(), { namespace: "closed" }));
+  const image = await node.store.images.pull(name(), { namespace: "open" });
+  await node.store.images.verify(image, name(), "open");
   for (const text of [name(), "", image.id, image.repoDigests[0] ?? ""]) {
-    await expect(store.images.verify(image, text, "closed")).rejects.toThrow("Signature");
-    await expect(store.images.verify(image, text, "strict")).rejects.toThrow("no signature");
+    await expect(node.store.images.verify(image, text, "closed")).rejects.toThrow("Signature");
+    await expect(node.store.images.verify(image, text, "strict")).rejects.toThrow("no signature");
   }
-  await cosign(pushed.digest, privateKey, [claim(COSIGN, pushed.digest, `${proxy.host}/team/app`)]);
-  const again = await store.images.pull(name(), { namespace: "strict" });
+  await cosign(pushed.digest, privateKey, [
+    claim(COSIGN, pushed.digest, `${node.proxy.host}/team/app`),
+  ]);
+  const again = await node.store.images.pull(name(), { namespace: "strict" });
   expect(again.id).toBe(image.id);
   // From what was kept: also by a daemon that was started again, with the registry gone.
-  const reopened = await store.reopen();
-  await proxy.stop();
+  const reopened = await node.store.reopen();
+  await node.proxy.stop();
   for (const text of [name(), "", image.id]) await reopened.verify(again, text, "strict");
   await expect(reopened.verify(again, "elsewhere.io/app:1", "strict")).rejects.toThrow("rejected");
 });

@@ -1,3 +1,5 @@
+import { type TarSpec, tarball } from "../../fixtures/tar.ts";
+
 /** One member of a layer. Paths are relative without a leading slash. */
 export type TarEntry = { path: string; mode?: number; uid?: number; gid?: number } & (
   | { type: "directory" }
@@ -5,47 +7,24 @@ export type TarEntry = { path: string; mode?: number; uid?: number; gid?: number
   | { type: "hardlink" | "symlink"; target: string }
 );
 
-const blockSize = 512;
-const typeFlags = { file: "0", hardlink: "1", symlink: "2", directory: "5" } as const;
+const TYPE_FLAGS = { file: "0", hardlink: "1", symlink: "2", directory: "5" } as const;
+const NAME_LIMIT_BYTES = 100;
 
 /**
  * A POSIX ustar archive of `entries` in their order, all with the time 0: equal content makes equal
  * bytes, so equal digests. Throws for a path longer than ustar's name field (100 bytes).
  */
-export function writeTar(entries: TarEntry[]): Uint8Array {
-  const blocks: Uint8Array[] = [];
-  for (const entry of entries) {
-    const content = entry.type === "file" ? bytes(entry.content) : new Uint8Array(0);
-    blocks.push(header(entry, content.length), content);
-    blocks.push(new Uint8Array(-content.length & (blockSize - 1)));
-  }
-  blocks.push(new Uint8Array(2 * blockSize));
-  return new Uint8Array(Buffer.concat(blocks));
+export function writeTar(entries: readonly TarEntry[]): Uint8Array {
+  return new Uint8Array(tarball(entries.map(toSpec)));
 }
 
-function header(entry: TarEntry, size: number): Uint8Array {
-  const block = Buffer.alloc(blockSize);
+function toSpec(entry: TarEntry): TarSpec {
+  const { mode, uid, gid } = entry;
   const name = entry.type === "directory" ? `${entry.path}/` : entry.path;
-  const target = "target" in entry ? entry.target : "";
-  if (Buffer.byteLength(name) > 100 || Buffer.byteLength(target) > 100) {
+  const linkName = "target" in entry ? entry.target : "";
+  if (Math.max(Buffer.byteLength(name), Buffer.byteLength(linkName)) > NAME_LIMIT_BYTES) {
     throw new Error(`${name}: too long for a ustar header`);
   }
-  const octal = (value: number, digits: number) => `${value.toString(8).padStart(digits, "0")}\0`;
-  block.write(name, 0);
-  block.write(octal(entry.mode ?? (entry.type === "directory" ? 0o755 : 0o644), 7), 100);
-  block.write(octal(entry.uid ?? 0, 7), 108);
-  block.write(octal(entry.gid ?? 0, 7), 116);
-  block.write(octal(size, 11), 124);
-  block.write(octal(0, 11), 136);
-  block.write("        ", 148); // the checksum is taken with spaces in its place
-  block.write(typeFlags[entry.type], 156);
-  block.write(target, 157);
-  block.write("ustar\x0000", 257);
-  const sum = block.reduce((total, byte) => total + byte, 0);
-  block.write(`${sum.toString(8).padStart(6, "0")}\0 `, 148);
-  return block;
-}
-
-function bytes(content: Uint8Array | string): Uint8Array {
-  return typeof content === "string" ? new TextEncoder().encode(content) : content;
+  const data = entry.type === "file" ? Buffer.from(entry.content) : undefined;
+  return { name, type: TYPE_FLAGS[entry.type], data, linkName, mode, uid, gid, mtime: 0 };
 }
