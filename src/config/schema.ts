@@ -346,7 +346,7 @@ export const configSchema = v.strictObject({
       0,
     ),
     no_progress_timeout_seconds: key(
-      "A pull that has moved no byte for this long is given up. 0 never gives up.",
+      "A pull that has moved less than 1024 bytes in this time is given up. 0 never gives up.",
       seconds(0, 86_400),
       60,
     ),

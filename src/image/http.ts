@@ -3,6 +3,8 @@ import { CribError, messageOf } from "../error.ts";
 
 const LOOPBACK = "localhost,127.0.0.0/8,::1";
 const RETRY_AFTER_LIMIT_MS = 30_000;
+/** Fewer bytes in all of the no-progress time are none. */
+const PROGRESS_BYTES = 1024;
 
 /** TLS as fetch takes it: PEM texts. */
 export interface TlsOptions {
@@ -19,7 +21,7 @@ export interface RequestOptions {
   insecure: boolean;
   /** Which certificates count with a host ("name:port"); absent: the built-in CAs. */
   tls?: (host: string) => TlsOptions;
-  /** The longest time without headers, or between two pieces of the body. */
+  /** The longest time without headers, or for another 1024 bytes of the body. */
   noProgressMs: number;
   signal: AbortSignal;
 }
@@ -59,12 +61,12 @@ export async function request(url: string, options: RequestOptions): Promise<Htt
   signal.addEventListener("abort", abort, { once: true });
   let timedOut = false;
   let timer: ReturnType<typeof setTimeout> | undefined;
-  const watch = () => {
+  const watch = (limitMs = noProgressMs) => {
     clearTimeout(timer);
     timer = setTimeout(() => {
       timedOut = true;
       controller.abort();
-    }, noProgressMs);
+    }, limitMs);
   };
   const finish = () => {
     clearTimeout(timer);
@@ -103,12 +105,18 @@ export async function request(url: string, options: RequestOptions): Promise<Htt
     url,
     async *chunks() {
       const reader = response.body?.getReader();
+      // A server that sends a byte now and then makes no progress either.
+      let [bytes, waitedMs] = [0, 0];
       try {
         while (reader !== undefined) {
-          watch();
+          const since = performance.now();
+          watch(Math.max(1, noProgressMs - waitedMs));
           const { done, value } = await reader.read();
           clearTimeout(timer);
           if (done) break;
+          waitedMs += performance.now() - since;
+          bytes += value?.length ?? 0;
+          if (bytes >= PROGRESS_BYTES) [bytes, waitedMs] = [0, 0];
           if (value !== undefined) yield value;
         }
       } catch (error) {

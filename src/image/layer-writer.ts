@@ -40,6 +40,8 @@ export class LayerWriter implements TarSink {
   #bytes = 0;
   /** The regular file whose data comes. */
   #file: { path: LayerPath; entry: TarEntry } | undefined;
+  /** Those that were made here; what they take is known when they are full. */
+  readonly #made = new Set<string>();
   /** In the order of their making; times are set last, in reverse, since their content changes them. */
   readonly #directories: Array<{ path: Buffer; entry: TarEntry }> = [];
 
@@ -99,8 +101,12 @@ export class LayerWriter implements TarSink {
       const stat = lstatSync(path, { throwIfNoEntry: false });
       if (stat?.isDirectory()) setTimes(path, entry.atime, entry.mtime);
     }
-    const root = lstatSync("/").blocks * BLOCK_BYTES;
-    return { bytes: this.#bytes + root, inodes: this.#inodes + 1 };
+    let bytes = this.#bytes;
+    for (const path of ["/", ...this.#made]) {
+      const stat = lstatSync(Buffer.from(path, "latin1"), { throwIfNoEntry: false });
+      if (stat?.isDirectory()) bytes += stat.blocks * BLOCK_BYTES;
+    }
+    return { bytes, inodes: this.#inodes + 1 };
   }
 
   #make(path: LayerPath, entry: TarEntry): void {
@@ -131,6 +137,8 @@ export class LayerWriter implements TarSink {
     if (entry.type !== "symlink") chmodSync(bytes, entry.mode);
     setXattrs(bytes, entry);
     setTimes(bytes, entry.atime, entry.mtime);
+    // A long target takes a block.
+    this.#bytes += lstatSync(bytes).blocks * BLOCK_BYTES;
     if (entry.type === "symlink") {
       const { uid, gid, linkName } = entry;
       this.#note(path, { kind: "symlink", target: linkName.toString("latin1"), uid, gid });
@@ -186,7 +194,7 @@ export class LayerWriter implements TarSink {
       if (isWhiteout(existing)) setXattr(bytes, OPAQUE_XATTR, OPAQUE_VALUE);
     }
     this.#inodes += 1;
-    this.#bytes += lstatSync(bytes).blocks * BLOCK_BYTES;
+    this.#made.add(bytes.toString("latin1"));
     this.#note(path, { kind: "directory", mode, uid: 0, gid: 0 });
   }
 
@@ -238,9 +246,10 @@ export class LayerWriter implements TarSink {
       for (const name of readdirSync(bytes, { encoding: "buffer" })) {
         this.#discount(Buffer.concat([bytes, SLASH, name]));
       }
+      this.#made.delete(bytes.toString("latin1"));
     } else if (stat.nlink > 1) return;
+    else this.#bytes -= stat.blocks * BLOCK_BYTES;
     this.#inodes -= 1;
-    this.#bytes -= stat.blocks * BLOCK_BYTES;
   }
 }
 

@@ -2,7 +2,7 @@ import { expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, readdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { gzipSync } from "node:zlib";
+import { gzipSync, zstdCompressSync } from "node:zlib";
 import { CribError, type ErrorCode } from "../../src/error.ts";
 import { mount, unmount } from "../../src/linux/mount.ts";
 import { imageNode } from "../fixtures/image-node.ts";
@@ -277,6 +277,64 @@ test("a body that stalls ends the pull after the no-progress time", async () => 
   const error = await expectFailure(throughProxy(pushed), "DeadlineExceeded", "no progress");
   expect(error.message).toContain("0.3 seconds");
 }, 20_000);
+
+test("a body that drips ends the pull after the no-progress time", async () => {
+  node.store.close();
+  node.store = await openTestStore({ image: { no_progress_timeout_seconds: 0.5 } });
+  const pushed = await push("drip:1");
+  let sent = 0;
+  const pull = async (controller: ReadableStreamDefaultController<Uint8Array>) => {
+    await Bun.sleep(20);
+    sent += 1;
+    controller.enqueue(new Uint8Array(1));
+  };
+  node.proxy.intercept = (_, url) =>
+    url.pathname.endsWith(layerOf(pushed)) ? new Response(new ReadableStream({ pull })) : undefined;
+  await expectFailure(throughProxy(pushed), "DeadlineExceeded", "no progress for 0.5 seconds");
+  expect(sent).toBeLessThan(1024);
+}, 20_000);
+
+test("an index that names itself is not followed round and round", async () => {
+  const mediaType = "application/vnd.oci.image.index.v1+json";
+  const other = sha256(Buffer.from("other"));
+  const index = (digest: string) =>
+    JSON.stringify({
+      schemaVersion: 2,
+      mediaType,
+      manifests: [{ mediaType, digest, size: 5 }],
+    });
+  node.proxy.intercept = (_, url) => {
+    if (!url.pathname.includes("/manifests/")) return undefined;
+    const asked = url.pathname.split("/").at(-1) ?? "";
+    const digest = asked.startsWith("sha256:") ? asked : other;
+    return new Response(index(digest), { headers: { "Content-Type": mediaType } });
+  };
+  await expectFailure(`${node.proxy.host}/cycle:1`, "DataLoss", other);
+  expect(node.proxy.requests.filter((line) => line.includes("/manifests/"))).toHaveLength(2);
+});
+
+test("a page in the place of a manifest, and a layer of another compression than it says", async () => {
+  const pushed = await push("page:1");
+  const page = new Response("<html>Please log in</html>", {
+    headers: { "Content-Type": "text/html" },
+  });
+  node.proxy.intercept = (_, url) => (url.pathname.includes("/manifests/") ? page : undefined);
+  await expectFailure(throughProxy(pushed), "FailedPrecondition", "manifest");
+  const tar = tarball([{ name: "a", data: "zstd" }]);
+  const mislabelled = await pushImage(node.registry, "mislabelled:1", {
+    layers: [zstdCompressSync(tar)],
+    compression: "none",
+    alterConfig: (config) => {
+      config.rootfs = { type: "layers", diff_ids: [sha256(tar)] };
+    },
+    alterManifest: (manifest) => {
+      for (const layer of manifest.layers as Array<Record<string, unknown>>) {
+        layer.mediaType = "application/vnd.oci.image.layer.v1.tar+gzip";
+      }
+    },
+  });
+  expect((await node.store.images.pull(mislabelled.name)).layers).toEqual([sha256(tar)]);
+});
 
 test("an aborted pull leaves nothing, and the next one succeeds", async () => {
   const pushed = await push("abort:1", 2_000_000);

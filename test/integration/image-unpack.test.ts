@@ -345,6 +345,27 @@ test.each([
     ],
     "no directory",
   ],
+  ["a name of 100 KB", [{ name: "x", pax: { path: "n".repeat(100_000) } }], "ENAMETOOLONG"],
+  [
+    "a path of 100 KB",
+    [{ name: "x", type: "5", pax: { path: "dir/".repeat(25_000) } }],
+    "ENAMETOOLONG",
+  ],
+  [
+    "a long name of GNU tar of 100 KB",
+    [
+      { name: "long", type: "L", data: `${"n".repeat(100_000)}\0` },
+      { name: "x", data: "x" },
+    ],
+    "ENAMETOOLONG",
+  ],
+  [
+    "a symlink to 100 KB",
+    [{ name: "x", type: "2", linkName: "y", pax: { linkpath: "n".repeat(100_000) } }],
+    "ENAMETOOLONG",
+  ],
+  ["a sparse map of GNU tar", [{ name: "x", type: "S" }], "sparse"],
+  ["a sparse map of PAX", [{ name: "x", pax: { "GNU.sparse.map": "0,1" } }], "sparse"],
   ["a hard link to nothing", [{ name: "a", type: "1", linkName: "missing" }], "ENOENT"],
   [
     "a hard link to itself",
@@ -368,6 +389,44 @@ test.each([
     reason: "archive",
     message: expect.stringContaining(message),
   });
+});
+
+test("what is refused is told in a line of bounded length", async () => {
+  const report = await unpackEntries({ name: "x", pax: { path: "\n\u001b".repeat(50_000) } });
+  expect(report.kind).toBe("failed");
+  const message = "message" in report ? report.message : "";
+  expect(message.length).toBeLessThan(1000);
+  for (const character of ["\n", "\u001b"]) expect(message).not.toContain(character);
+});
+
+test("names that are no UTF-8 stay what they are, each a file of its own", async () => {
+  const names = [[0xff], [0xfe], [0xc3], [0xed, 0xa0, 0x80], [0x61, 0x0a]].map((n) =>
+    Buffer.from(n),
+  );
+  expect((await unpackEntries(...names.map((name) => ({ name })))).kind).toBe("done");
+  const there = readdirSync(layer, { encoding: "buffer" }).map((name) => name.toString("hex"));
+  expect(there.sort()).toEqual(names.map((name) => name.toString("hex")).sort());
+});
+
+test("a layer's size is what du says, with large directories, long symlinks and what was replaced", async () => {
+  const many = Array.from({ length: 3000 }, (_, n) => ({ name: `many/${"n".repeat(60)}-${n}` }));
+  const report = await unpackEntries(
+    { name: "many/", type: "5" },
+    ...many,
+    { name: "implied/a/b", data: "x".repeat(5000) },
+    { name: "long", type: "2", linkName: "l".repeat(200) },
+    { name: "gone/", type: "5" },
+    { name: "gone/deep/file", data: "x".repeat(9000) },
+    { name: "gone", data: "a file now" },
+    { name: "attributes/", type: "5", pax: { "SCHILY.xattr.user.a": "v".repeat(3000) } },
+    { name: "again", data: "x".repeat(9000) },
+    { name: "again", data: "y" },
+    { name: "link", type: "1", linkName: "again" },
+    { name: ".wh.hidden" },
+  );
+  const du = (flag: string) =>
+    Number.parseInt(execFileSync("du", ["-s", flag, layer]).toString(), 10);
+  expect(report).toMatchObject({ bytes: du("--block-size=1"), inodes: du("--inodes") });
 });
 
 test("the child has no more privileges than unpacking needs, and sees no proc", async () => {
