@@ -12,7 +12,8 @@ export interface ProbeOptions {
   systemdCgroup: boolean;
 }
 
-const PROBE_DEADLINE_MS = 10_000;
+/** Long: a node that starts all of its pods at once is slow, and crun is not tried again while runc works. */
+const PROBE_DEADLINE_MS = 30_000;
 
 /** The smallest bundle that makes a runtime set up cgroups, namespaces and a root. */
 function bundle(id: string, options: ProbeOptions): object {
