@@ -213,6 +213,12 @@ export const configSchema = v.strictObject({
       seconds(1, 600),
       10,
     ),
+    cgroup_parent: key(
+      "Parent of the monitors' cgroups: \"\" is each pod's own, so that the pod pays for its monitor; else " +
+        "a slice (systemd) or an absolute path (cgroupfs).",
+      text,
+      "",
+    ),
   }),
 
   network: section("CNI.", {

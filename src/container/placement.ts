@@ -16,3 +16,19 @@ export function placementOf(
   const parent = pod.linux?.cgroupParent || core.config.runtime.cgroup_parent;
   return placeCgroup(core.cgroupDriver, parent, id);
 }
+
+/**
+ * Where a pod's own cgroup is, with its monitor and its pause: beside its containers', or below
+ * `monitor.cgroup_parent`.
+ *
+ * @throws CribError InvalidArgument: the parent does not fit the cgroup driver.
+ */
+export function monitorPlacementOf(
+  core: Pick<Core, "config" | "cgroupDriver">,
+  pod: PodSandboxConfig,
+  podId: string,
+): CgroupPlacement {
+  const parent = core.config.monitor.cgroup_parent;
+  if (parent === "") return placementOf(core, pod, podId);
+  return placeCgroup(core.cgroupDriver, parent, podId);
+}

@@ -2,7 +2,7 @@ import { randomBytes } from "node:crypto";
 import type { Core } from "../container/core.ts";
 import { hostnameOf } from "../container/hostname.ts";
 import { podPaths } from "../container/paths.ts";
-import { placementOf } from "../container/placement.ts";
+import { monitorPlacementOf } from "../container/placement.ts";
 import { inState } from "../container/room.ts";
 import { CribError } from "../error.ts";
 import {
@@ -113,7 +113,7 @@ function newRecord(core: Core, config: PodSandboxConfig, handler: string): PodRe
     handler,
     createdAtNs: nowNs(),
     namespaces,
-    cgroup: placementOf(core, config, id).path,
+    cgroup: monitorPlacementOf(core, config, id).path,
     phase: "creating",
     ips: [],
     monitorPid: 0,
@@ -132,7 +132,7 @@ async function build(core: Core, pod: PodRecord, operation: Operation): Promise<
   });
 
   operation.stage("cgroup");
-  const placement = placementOf(core, config, pod.id);
+  const placement = monitorPlacementOf(core, config, pod.id);
   if (placement.unit === undefined) createCgroup(core.cgroups, pod.cgroup);
 
   operation.stage("monitor");
