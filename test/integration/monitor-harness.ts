@@ -30,15 +30,19 @@ export const DEADLINE_MS = 20_000;
 const RUNC = Bun.which("runc") ?? "/usr/sbin/runc";
 const CGROUPS = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].filter((path) => existsSync(path));
 
-/** Builds the helper as the build script does, into test/.cache. */
+/** Builds the helper as the build script does, into test/.cache; once for the same sources. */
 export function buildMonitor(): string {
   const root = join(import.meta.dir, "../..");
   const cache = join(root, "test/.cache/native");
   mkdirSync(cache, { recursive: true });
-  const binary = join(cache, "crib-monitor");
-  const temporary = `${binary}.${process.pid}`;
   const flags = ["-static", "-Os", "-s", "-std=c17", "-Wall", "-Wextra", "-Werror"];
-  const sources = [...new Bun.Glob("src/native/*.c").scanSync({ cwd: root })].sort();
+  const files = [...new Bun.Glob("src/native/*.[ch]").scanSync({ cwd: root })].sort();
+  const hash = new Bun.CryptoHasher("sha256");
+  for (const file of files) hash.update(readFileSync(join(root, file)));
+  const binary = join(cache, `crib-monitor-${hash.digest("hex").slice(0, 16)}`);
+  if (existsSync(binary)) return binary;
+  const temporary = `${binary}.${process.pid}`;
+  const sources = files.filter((file) => file.endsWith(".c"));
   run("musl-gcc", [...flags, ...sources, "-o", temporary], root);
   renameSync(temporary, binary); // another test run may be using it
   return binary;
@@ -139,7 +143,7 @@ export class TestPod {
   }
 
   createRequest(id: string, launch: Launch): CreateRequest {
-    const bundle = this.path(`bundle-${id}`);
+    const bundle = this.path(`containers/${id}`);
     mkdirSync(bundle, { recursive: true });
     const config = spec(this.path("rootfs"), `${this.cgroup}/${id}`, launch);
     writeFileSync(join(bundle, "config.json"), JSON.stringify(config));
@@ -235,7 +239,7 @@ export class TestPod {
       id,
       argv: this.runtime("exec", "--detach", "--pid-file", pidFile, ...options, id, ...args),
       env: ["PATH=/usr/sbin:/usr/bin:/sbin:/bin"],
-      cwd: this.path(`bundle-${id}`),
+      cwd: this.path(`containers/${id}`),
       pidFile,
       ...times,
     };
