@@ -218,6 +218,22 @@ test("an exec that runs when its container ends is answered", async () => {
   expect(exitCode).toBe(137);
 });
 
+test("an exec whose caller gives up is killed", async () => {
+  const container = await node.run(pod);
+  const abort = new AbortController();
+  const call = refusal(
+    node.runtime.execSync(
+      { containerId: container.id, cmd: ["sh", "-c", "sleep 2345 & sleep 2345"] },
+      { signal: abort.signal },
+    ),
+  );
+  const runs = async () => (await node.sh(container, "ps")).includes("sleep 2345");
+  await until("the command", runs);
+  abort.abort();
+  expect(await call).toMatchObject({ code: "Canceled" });
+  await until("its end", async () => !(await runs()));
+});
+
 test("CPU and memory of a busy container rise", async () => {
   const container = await node.run(pod, sh("while :; do :; done"));
   const read = async () => {

@@ -19,6 +19,10 @@ test("frames and the ring of endings hold under the sanitizers", () => {
   expect(lines("core", ["protocol", "reaped"]).length).toBe(6);
 }, 60_000);
 
+test("streams lose no byte under the sanitizers, whatever either side does not take", () => {
+  expect(lines("relay", ["relay"]).length).toBe(6);
+}, 60_000);
+
 test("the header and its TypeScript mirror name the same numbers", () => {
   const header = readFileSync(join(root, "src/native/protocol.h"), "utf8");
   const value = (name: string) => {
