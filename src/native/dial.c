@@ -52,7 +52,7 @@ void dial_ready(struct stream *it) {
   int error = 0;
   socklen_t size = sizeof error;
   if (relay_gone(it->fd)) {
-    stream_drop(it);
+    refuse(it, FAILED_PRECONDITION, "the client has left");
     return;
   }
   if (poll(&poll_for, 1, 0) != 1) return;

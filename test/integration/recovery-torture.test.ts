@@ -7,7 +7,8 @@
  * The seed makes the same pods and the same choices; when a kill meets them is up to the machine.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ContainerState, type ContainerStatus } from "../../src/gen/runtime/v1/container_pb.ts";
 import { NamespaceMode } from "../../src/gen/runtime/v1/security_pb.ts";
@@ -28,11 +29,12 @@ let node: TestNode;
 /** Rises with each death: a call that it interrupted is made again. */
 let deaths = 0;
 let daemonIsUp = true;
+let logs = "";
 /** Pods whose monitor was killed. */
 const victims = new Set<string>();
 
 beforeAll(async () => {
-  node = await startNode({ set: { "log.level": "info" } });
+  node = await startNode({ set: { "log.level": "debug" } });
 }, 60_000);
 afterAll(async () => node.stop());
 
@@ -84,8 +86,21 @@ async function killDaemon(): Promise<void> {
   deaths += 1;
   daemonIsUp = false;
   await node.kill();
+  logs += node.crib.log();
   await node.start({}, false);
   daemonIsUp = true;
+}
+
+/** What all daemons have said, for whoever looks for the reason of a failure. */
+async function keepLogs<T>(body: () => Promise<T>): Promise<T> {
+  try {
+    return await body();
+  } catch (error) {
+    const path = resolve(import.meta.dir, `../.cache/torture-${SEED}.log`);
+    await Bun.write(path, logs + node.crib.log());
+    process.stderr.write(`torture: the daemons' log is in ${path}\n`);
+    throw error;
+  }
 }
 
 /** Kills until `done`; how often it killed whom. */
@@ -179,36 +194,43 @@ async function exited(life: Life): Promise<ContainerStatus> {
   }
 }
 
-const openFiles = () => readdirSync(`/proc/${node.crib.pid}/fd`).length;
+/** What the daemon has open, without the numbers of sockets and pipes. */
+function openFiles(): string[] {
+  const directory = `/proc/${node.crib.pid}/fd`;
+  const links = readdirSync(directory).map((fd) => readlinkSync(join(directory, fd)));
+  return links.map((link) => link.replace(/\d+/, "N")).sort();
+}
+
+async function torture(): Promise<void> {
+  process.stderr.write(`torture: CRIB_TORTURE_SEED=${SEED}\n`);
+  const lives: Life[] = [];
+  let next = 0;
+  let busy = AT_ONCE;
+  const lanes = Array.from({ length: AT_ONCE }, async () => {
+    try {
+      while (next < PODS) lives.push(...(await live(next++)));
+    } finally {
+      busy -= 1;
+    }
+  });
+  const [kills] = await Promise.all([rage(() => busy === 0), Promise.all(lanes)]);
+  const started = lives.filter((life) => life.started);
+  const orphans = lives.filter((life) => life.end?.message.includes("monitor"));
+  process.stderr.write(
+    `torture: ${JSON.stringify({ containers: started.length, orphans: orphans.length, ...kills })}\n`,
+  );
+  expect(kills.daemons).toBeGreaterThan(0);
+  expect(started.length).toBeGreaterThan(PODS / 2);
+  expect(monitors()).toEqual([]);
+  expect(await node.cleaned()).toEqual([]);
+  // What a daemon holds that went through it is what a fresh one holds.
+  const held = openFiles();
+  await node.restart();
+  expect(held).toEqual(openFiles());
+}
 
 test(
   `${PODS} pods under random kills: no line, no exit lost, nothing left`,
-  async () => {
-    process.stderr.write(`torture: CRIB_TORTURE_SEED=${SEED}\n`);
-    const lives: Life[] = [];
-    let next = 0;
-    let busy = AT_ONCE;
-    const lanes = Array.from({ length: AT_ONCE }, async () => {
-      try {
-        while (next < PODS) lives.push(...(await live(next++)));
-      } finally {
-        busy -= 1;
-      }
-    });
-    const [kills] = await Promise.all([rage(() => busy === 0), Promise.all(lanes)]);
-    const started = lives.filter((life) => life.started);
-    const orphans = lives.filter((life) => life.end?.message.includes("monitor"));
-    process.stderr.write(
-      `torture: ${JSON.stringify({ containers: started.length, orphans: orphans.length, ...kills })}\n`,
-    );
-    expect(kills.daemons).toBeGreaterThan(0);
-    expect(started.length).toBeGreaterThan(PODS / 2);
-    expect(monitors()).toEqual([]);
-    expect(await node.cleaned()).toEqual([]);
-    // What a daemon holds that went through it is what a fresh one holds.
-    const held = openFiles();
-    await node.restart();
-    expect(held).toBeLessThanOrEqual(openFiles());
-  },
+  () => keepLogs(torture),
   LIMIT_MS,
 );

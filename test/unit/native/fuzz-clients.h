@@ -2,7 +2,7 @@
 #ifndef CRIB_TEST_FUZZ_CLIENTS_H
 #define CRIB_TEST_FUZZ_CLIENTS_H
 
-#include "fuzz-world.h"
+#include "fuzz-streams.h"
 
 enum {
   CLIENTS = 3,
@@ -93,10 +93,43 @@ static void send_exec(struct client_end *end) {
   write_string(&writer, "/");
   snprintf(pid_file, sizeof pid_file, "/pids/%u", below(1000000));
   write_string(&writer, pid_file);
-  write_u32(&writer, 0);
+  bool streams_wanted = below(2);
+  if (streams_wanted)
+    write_wants(&writer, end->liar);
+  else
+    write_u32(&writer, 0);
   write_u32(&writer, below(2) ? 0 : below(3000) + 1);
   write_u32(&writer, below(500));
   write_process(&writer, pid_file);
+  if (streams_wanted) {
+    write_wires(&writer, end->liar);
+    write_string(&writer, below(2) ? "" : "console");
+  }
+  finish(end, &writer);
+}
+
+static void send_attach(struct client_end *end) {
+  struct writer writer = begin(end, ATTACH);
+  write_id(&writer);
+  write_wants(&writer, end->liar);
+  write_wires(&writer, end->liar);
+  finish(end, &writer);
+}
+
+static void send_dial(struct client_end *end) {
+  struct writer writer = begin(end, DIAL);
+  write_u32(&writer, open_wire(end->liar));
+  write_u32(&writer, below(10) ? 80 : below(100000));
+  write_u32(&writer, below(10) ? 1000 : 0);
+  finish(end, &writer);
+}
+
+/* About an exec, mostly one of the last. */
+static void send_about_exec(struct client_end *end, uint16_t type) {
+  struct writer writer = begin(end, type);
+  if (type == RESIZE) write_string(&writer, "");
+  write_u32(&writer, end->last_request - below(8));
+  if (type == RESIZE) write_u32(&writer, below(100)), write_u32(&writer, below(100));
   finish(end, &writer);
 }
 
@@ -144,13 +177,19 @@ static void send_request(struct client_end *end) {
   static const uint16_t simple[] = {KILL, REOPEN_LOG, FORGET, FORGET, FORGET, LIST};
   size_t start = end->out_length;
   if (start > BUFFER / 2) return;
-  unsigned kind = below(20);
+  unsigned kind = below(26);
   if (end->liar && kind < 5)
     send_anything(end);
   else if (kind < 7)
     send_create(end);
   else if (kind < 10)
     send_exec(end);
+  else if (kind < 15)
+    send_attach(end);
+  else if (kind < 17)
+    send_dial(end);
+  else if (kind < 19)
+    send_about_exec(end, below(2) ? RESIZE : CANCEL);
   else
     send_simple(end, simple[below(6)]);
   if (end->liar)

@@ -108,11 +108,11 @@ pid_t __wrap_spawn(const struct process *process, char *error, size_t size) {
   return fake->pid;
 }
 
+static int connect_port(int fd);
 int __real_connect(int fd, const struct sockaddr *address, socklen_t size);
 int __wrap_connect(int fd, const struct sockaddr *address, socklen_t size) {
   if (address->sa_family == AF_UNIX) return __real_connect(fd, address, size);
-  errno = ECONNREFUSED;
-  return -1;
+  return connect_port(fd);
 }
 
 /* A runtime ends: well, with a process of its own left behind, or not. */

@@ -40,6 +40,7 @@ static void step(void) {
   } else if (choice == 90) {
     hang_up(end);
   }
+  for (unsigned acts = below(4); acts > 0; acts--) act_wire(&wires[below(WIRES)]);
   for (unsigned lives = below(4); lives > 0; lives--) live();
   if (below(20) == 0) clock_ms += below(800);
 }
@@ -126,6 +127,7 @@ static void tidy_up(struct client_end *end, int files) {
   for (struct container *it = containers; it < containers + MAX_CONTAINERS; it++)
     EXPECT(it->id[0] == 0);
   hang_up(end);
+  for (int i = 0; i < WIRES; i++) drop_wire(&wires[i]);
   settle(end);
   EXPECT(open_files() == files);
   check_logs();
@@ -152,6 +154,7 @@ int main(int argc, char **argv) {
   move_in(argv[1]);
   for (int i = 0; i < CLIENTS; i++)
     clients[i] = (struct client_end){.fd = -1, .out = malloc(BUFFER), .in = malloc(BUFFER)};
+  for (int i = 0; i < WIRES; i++) wires[i].fd = -1;
   int files = open_files(), rounds = 0;
   uint64_t seed = strtoull(argv[3], NULL, 10);
   syscall(SYS_clock_gettime, CLOCK_MONOTONIC, &now);
