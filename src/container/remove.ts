@@ -1,5 +1,5 @@
 import { rm } from "node:fs/promises";
-import { killAll } from "../linux/cgroup.ts";
+import { killAll, processes, removeCgroup } from "../linux/cgroup.ts";
 import { log } from "../observe/log.ts";
 import { findContainer } from "../state/find.ts";
 import type { ContainerRecord, PodRecord } from "../state/records.ts";
@@ -39,13 +39,23 @@ export async function discardDamaged(core: Core, pod: PodRecord): Promise<void> 
 export async function discardById(core: Core, pod: PodRecord, id: string): Promise<void> {
   const monitor = core.monitors.get(pod.id);
   await monitor?.forget(id).catch(() => undefined);
-  await killAll(core.cgroups, placementOf(core, pod.config, id).path, KILL_DEADLINE_MS);
+  await killOrphanedRuntimes(core, pod);
+  const cgroup = placementOf(core, pod.config, id).path;
+  await killAll(core.cgroups, cgroup, KILL_DEADLINE_MS);
   await core.handlers.find(pod.handler)?.delete(id);
+  // A runtime that was killed before it wrote down what it had made knows of none.
+  await removeCgroup(core.cgroups, cgroup);
   await core.storage.remove(id);
   await rm(containerPaths(core, id).bundle, { recursive: true, force: true });
   core.store.deleteContainer(id);
   // Once more, for one that was running when it was first asked to.
   await monitor?.forget(id).catch(() => undefined);
+}
+
+/** The runtime of a monitor that is dead lives on in the pod's cgroup, and would make what is taken away. */
+async function killOrphanedRuntimes(core: Core, pod: PodRecord): Promise<void> {
+  if (processes(core.cgroups, pod.cgroup).includes(pod.monitorPid)) return;
+  await killAll(core.cgroups, pod.cgroup, KILL_DEADLINE_MS);
 }
 
 /** Takes away everything of a container that has ended; the row goes last. */

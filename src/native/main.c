@@ -93,10 +93,10 @@ static void reap(void) {
       monitor.pause = 0;
       complain("the pause ended with status 0x%x", ending.status);
     } else if (!containers_reaped(&ending) && !execs_reaped(&ending)) {
-      reaped_add(&monitor.reaped, ending);
+      reaped_add(ending);
     }
   }
-  if (!containers_busy() && !execs_busy()) reaped_clear(&monitor.reaped);
+  if (!containers_busy() && !execs_busy()) reaped_clear();
 }
 
 static void handle(const struct epoll_event *event) {
@@ -118,6 +118,7 @@ static void rest(void) {
   containers_idle();
   execs_idle();
   streams_idle();
+  reaped_idle();
   if (client_quiet()) madvise(&scratch, sizeof scratch, MADV_DONTNEED);
 }
 

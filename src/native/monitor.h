@@ -43,7 +43,6 @@ struct monitor {
   int spare;   /* fd to give up when there are no more, for a moment */
   pid_t pause; /* pid 1 of the pod's PID namespace, 0: none */
   bool stopping;
-  struct reaped reaped;
 };
 extern struct monitor monitor;
 

@@ -1,17 +1,19 @@
+#define _GNU_SOURCE
 #include "reaped.h"
 
-#include <string.h>
+#include <sys/mman.h>
 
-void reaped_add(struct reaped *reaped, struct ending ending) {
-  reaped->endings[reaped->next] = ending;
-  reaped->next = (reaped->next + 1) % REAPED_CAPACITY;
-}
+/* Aligned to the largest page size: the pages of an empty ring are given back. */
+static struct { _Alignas(65536) struct ending endings[REAPED_CAPACITY]; } ring;
+static unsigned count; /* that were ever added: the last is at count - 1, modulo the capacity */
 
-bool reaped_claim(struct reaped *reaped, pid_t pid, struct ending *ending) {
-  for (unsigned back = 1; back <= REAPED_CAPACITY; back++) {
-    struct ending *candidate =
-        &reaped->endings[(reaped->next + REAPED_CAPACITY - back) % REAPED_CAPACITY];
-    if (candidate->pid != pid || pid <= 0) continue;
+void reaped_add(struct ending ending) { ring.endings[count++ % REAPED_CAPACITY] = ending; }
+
+bool reaped_claim(pid_t pid, struct ending *ending) {
+  unsigned kept = count < REAPED_CAPACITY ? count : REAPED_CAPACITY;
+  for (unsigned back = 1; back <= kept && pid > 0; back++) {
+    struct ending *candidate = &ring.endings[(count - back) % REAPED_CAPACITY];
+    if (candidate->pid != pid) continue;
     *ending = *candidate;
     candidate->pid = 0;
     return true;
@@ -19,7 +21,8 @@ bool reaped_claim(struct reaped *reaped, pid_t pid, struct ending *ending) {
   return false;
 }
 
-void reaped_clear(struct reaped *reaped) {
-  if (reaped->next == 0 && reaped->endings[0].pid == 0) return;
-  memset(reaped, 0, sizeof *reaped);
+void reaped_clear(void) { count = 0; }
+
+void reaped_idle(void) {
+  if (count == 0) madvise(&ring, sizeof ring, MADV_DONTNEED);
 }

@@ -15,18 +15,15 @@ struct ending {
   uint64_t at_ns; /* wall clock */
 };
 
-enum { REAPED_CAPACITY = 256 };
-
-struct reaped {
-  struct ending endings[REAPED_CAPACITY];
-  unsigned next;
-};
+/* More than a storm of orphans can make in the time in which a runtime starts a process. */
+enum { REAPED_CAPACITY = 8192 };
 
 /* Remembers an ending; the oldest gives way when the ring is full. */
-void reaped_add(struct reaped *reaped, struct ending ending);
+void reaped_add(struct ending ending);
 /* Takes out the newest ending of `pid`; false when there is none. */
-bool reaped_claim(struct reaped *reaped, pid_t pid, struct ending *ending);
+bool reaped_claim(pid_t pid, struct ending *ending);
 /* Forgets all: called when nobody could still claim one, so that a reused pid is never mistaken. */
-void reaped_clear(struct reaped *reaped);
+void reaped_clear(void);
+void reaped_idle(void); /* gives unused pages back */
 
 #endif

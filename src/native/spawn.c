@@ -178,7 +178,7 @@ enum child_state find_child(pid_t pid, struct ending *ending) {
     *ending = (struct ending){pid, status, wall_ns()};
     return CHILD_ENDED;
   }
-  return reaped_claim(&monitor.reaped, pid, ending) ? CHILD_ENDED : CHILD_UNKNOWN;
+  return reaped_claim(pid, ending) ? CHILD_ENDED : CHILD_UNKNOWN;
 }
 
 int exit_code(int status) {

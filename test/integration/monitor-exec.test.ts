@@ -101,6 +101,24 @@ test("processes faster than the runtime keep their exit codes, also many at once
   }
 });
 
+test("a storm of orphans is reaped at once and costs no exec its exit code", async () => {
+  // In the monitor's PID namespace, whose subreaper the monitor is.
+  const storm = await pod.run({
+    args: ["sh", "-c", "while :; do (true & true & true & true & true & true &); echo; done"],
+    namespaces: [{ type: "mount" }, { type: "ipc" }],
+  });
+  for (let round = 0; round < 8; round++) {
+    const codes = await Promise.all(
+      Array.from({ length: 4 }, (_, i) => pod.exec(id, ["sh", "-c", `exit ${round * 4 + i}`])),
+    );
+    expect(codes.map(({ exitCode }) => exitCode)).toEqual([0, 1, 2, 3].map((i) => round * 4 + i));
+  }
+  await pod.monitor.kill(storm, 9);
+  await pod.exited(storm);
+  expect(6 * pod.log(storm).split("\n").length).toBeGreaterThan(1_000);
+  await eventually("only the other container is a child", () => children().length === 1);
+});
+
 test("more execs at once than there is room for are refused", async () => {
   const many = Array.from({ length: 260 }, () =>
     pod.monitor

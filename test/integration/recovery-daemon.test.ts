@@ -1,6 +1,7 @@
 /** The daemon is killed at any moment and started again; containers do not notice. */
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, mkdirSync, readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
 import { ContainerState } from "../../src/gen/runtime/v1/container_pb.ts";
 import { PodSandboxState } from "../../src/gen/runtime/v1/pod_sandbox_pb.ts";
 import { NamespaceMode } from "../../src/gen/runtime/v1/security_pb.ts";
@@ -128,6 +129,14 @@ test("what cannot be undone at the start is tried again, and its name is free", 
   await until("nothing is left", () => node.leftovers().length === 0);
 });
 
+/** What an OCI runtime that is killed in the middle has made, and written down nowhere. */
+function makeCgroups(containerId: string): void {
+  for (const tree of readdirSync("/sys/fs/cgroup")) {
+    const parent = join("/sys/fs/cgroup", tree, node.cgroupParent);
+    if (existsSync(parent)) mkdirSync(join(parent, `crio-${containerId}`), { recursive: true });
+  }
+}
+
 test("a kill in the middle of CreateContainer leaves nothing, and the name is free", async () => {
   const pod = await node.pod();
   const before = node.leftovers();
@@ -135,6 +144,7 @@ test("a kill in the middle of CreateContainer leaves nothing, and the name is fr
   node.close("create");
   const lost = refusal(node.runtime.createContainer({ podSandboxId: pod.id, config }));
   await node.reached("create");
+  makeCgroups(readdirSync(join(node.directory, "state/containers"))[0] ?? "");
   await node.kill();
   await lost;
   await node.start();

@@ -11,23 +11,22 @@
 #include "expect.h"
 
 static void the_ring_gives_each_ending_once_newest_first(void) {
-  static struct reaped reaped;
   struct ending ending;
-  EXPECT(!reaped_claim(&reaped, 0, &ending));
-  EXPECT(!reaped_claim(&reaped, 5, &ending));
-  reaped_add(&reaped, (struct ending){5, 1, 1});
-  reaped_add(&reaped, (struct ending){6, 2, 2});
-  reaped_add(&reaped, (struct ending){5, 3, 3});
-  EXPECT(reaped_claim(&reaped, 5, &ending) && ending.status == 3);
-  EXPECT(reaped_claim(&reaped, 5, &ending) && ending.status == 1);
-  EXPECT(!reaped_claim(&reaped, 5, &ending));
-  for (int i = 0; i < 3 * REAPED_CAPACITY; i++) reaped_add(&reaped, (struct ending){100 + i, i, 0});
-  EXPECT(!reaped_claim(&reaped, 6, &ending));
-  EXPECT(!reaped_claim(&reaped, 100 + 2 * REAPED_CAPACITY - 1, &ending));
-  EXPECT(reaped_claim(&reaped, 100 + 2 * REAPED_CAPACITY, &ending));
-  EXPECT(reaped_claim(&reaped, 100 + 3 * REAPED_CAPACITY - 1, &ending));
-  reaped_clear(&reaped);
-  EXPECT(!reaped_claim(&reaped, 100 + 3 * REAPED_CAPACITY - 2, &ending));
+  EXPECT(!reaped_claim(0, &ending));
+  EXPECT(!reaped_claim(5, &ending));
+  reaped_add((struct ending){5, 1, 1});
+  reaped_add((struct ending){6, 2, 2});
+  reaped_add((struct ending){5, 3, 3});
+  EXPECT(reaped_claim(5, &ending) && ending.status == 3);
+  EXPECT(reaped_claim(5, &ending) && ending.status == 1);
+  EXPECT(!reaped_claim(5, &ending));
+  for (int i = 0; i < 3 * REAPED_CAPACITY; i++) reaped_add((struct ending){100 + i, i, 0});
+  EXPECT(!reaped_claim(6, &ending));
+  EXPECT(!reaped_claim(100 + 2 * REAPED_CAPACITY - 1, &ending));
+  EXPECT(reaped_claim(100 + 2 * REAPED_CAPACITY, &ending));
+  EXPECT(reaped_claim(100 + 3 * REAPED_CAPACITY - 1, &ending));
+  reaped_clear();
+  EXPECT(!reaped_claim(100 + 3 * REAPED_CAPACITY - 2, &ending));
 }
 
 static void what_is_written_can_be_read(void) {
