@@ -6,63 +6,22 @@
  */
 import { isIP } from "node:net";
 import * as v from "valibot";
+import {
+  absolutePath,
+  integer,
+  key,
+  matching,
+  optionalFile,
+  optionalHostAndPort,
+  optionalPath,
+  seconds,
+  section,
+  socketPath,
+  text,
+} from "./schema-parts.ts";
 
 const MIB = 1024 * 1024;
 const GIB = 1024 * MIB;
-
-/** A key with its default and the text that `crib config --default` prints above it. */
-function key<Schema extends v.GenericSchema>(
-  doc: string,
-  schema: Schema,
-  fallback: v.InferInput<Schema>,
-) {
-  return v.pipe(v.optional(schema, fallback), v.description(doc));
-}
-
-/** A table of keys; absent means: all defaults. */
-function section<Entries extends v.ObjectEntries>(doc: string, entries: Entries) {
-  const table = v.strictObject(entries);
-  return v.pipe(v.optional(table, {} as v.InferInput<typeof table>), v.description(doc));
-}
-
-const text = v.string();
-const absolutePath = v.pipe(
-  v.string(),
-  v.check((path) => path.startsWith("/"), "must be an absolute path"),
-  v.check((path) => !path.includes("\0"), "must not hold a NUL byte"),
-);
-const socketPath = v.pipe(
-  absolutePath,
-  v.check(
-    (path) => new TextEncoder().encode(path).length <= 107,
-    "is longer than the 107 bytes that a unix socket address holds",
-  ),
-);
-const optionalPath = v.union(
-  [v.literal(""), absolutePath],
-  'must be an absolute path, or "" for the default',
-);
-const optionalFile = v.union([v.literal(""), absolutePath], 'must be an absolute path, or ""');
-const seconds = (min: number, max: number) =>
-  v.pipe(
-    v.number(),
-    v.minValue(min, `must be at least ${min} (seconds)`),
-    v.maxValue(max, `must be at most ${max} (seconds)`),
-  );
-const integer = (min: number, max: number) =>
-  v.pipe(
-    v.number(),
-    v.integer("must be a whole number"),
-    v.minValue(min, `must be at least ${min}`),
-    v.maxValue(max, `must be at most ${max}`),
-  );
-const matching = (pattern: RegExp, wants: string) => v.pipe(v.string(), v.regex(pattern, wants));
-
-const hostAndPort = v.pipe(
-  v.string(),
-  v.regex(/^(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):\d{1,5}$/),
-  v.check((text) => Number(text.slice(text.lastIndexOf(":") + 1)) <= 65_535),
-);
 
 const handlerName = matching(
   /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/,
@@ -291,7 +250,7 @@ export const configSchema = v.strictObject({
     address: key(
       'HOST:PORT to answer GET /metrics on, as "127.0.0.1:9537" or "[::1]:9537": plain http, for all who\n' +
         'reach it. "" is off.',
-      v.union([v.literal(""), hostAndPort], 'must be HOST:PORT, or ""'),
+      optionalHostAndPort,
       "",
     ),
   }),
@@ -348,7 +307,10 @@ export const configSchema = v.strictObject({
     ),
     download_limit_bytes_per_second: key(
       "All downloads of layers together are no faster than this. 0 is no limit.",
-      integer(0, Number.MAX_SAFE_INTEGER),
+      v.pipe(
+        integer(0, Number.MAX_SAFE_INTEGER),
+        v.check((limit) => limit === 0 || limit >= 1024, "must be 0, or at least 1024"),
+      ),
       0,
     ),
     no_progress_timeout_seconds: key(

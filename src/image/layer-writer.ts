@@ -101,11 +101,13 @@ export class LayerWriter implements TarSink {
       const stat = lstatSync(path, { throwIfNoEntry: false });
       if (stat?.isDirectory()) setTimes(path, entry.atime, entry.mtime);
     }
-    let bytes = this.#bytes;
+    // By inode: a symlink may give a directory two names.
+    const directories = new Map<number, number>();
     for (const path of ["/", ...this.#made]) {
       const stat = lstatSync(Buffer.from(path, "latin1"), { throwIfNoEntry: false });
-      if (stat?.isDirectory()) bytes += stat.blocks * BLOCK_BYTES;
+      if (stat?.isDirectory()) directories.set(stat.ino, stat.blocks * BLOCK_BYTES);
     }
+    const bytes = [...directories.values()].reduce((sum, one) => sum + one, this.#bytes);
     return { bytes, inodes: this.#inodes + 1 };
   }
 

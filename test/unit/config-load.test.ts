@@ -137,6 +137,12 @@ describe("a bad file is refused with its place, key, value and the nearest key",
       "[image]\nmax_parallel_layers = 1.5",
       "FILE:2: image.max_parallel_layers: 1.5 must be a whole",
     ],
+    [
+      "[image]\ndownload_limit_bytes_per_second = 1000",
+      "FILE:2: image.download_limit_bytes_per_second: 1000 must be 0, or at least 1024",
+    ],
+    ["[metrics]\naddress = ':9090'", 'FILE:2: metrics.address: ":9090" must be HOST:PORT'],
+    ["[metrics]\naddress = 'a:99999'", 'FILE:2: metrics.address: "a:99999" must be HOST:PORT'],
     ["[image]\nmax_layer_bytes = 0", "FILE:2: image.max_layer_bytes: 0 must be at least 1"],
     [
       "[runtime.handlers.a]\npath = '/x'\nroots = '/y'",
