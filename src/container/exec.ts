@@ -12,9 +12,6 @@ import type { CommandRequest, ProcessStreams } from "./streams.ts";
 export async function exec(core: Core, request: CommandRequest): Promise<ProcessStreams> {
   requireStreams(request);
   const { tty, stdin, stdout, stderr } = request;
-  if (tty && stderr) {
-    throw new CribError("InvalidArgument", "stderr: with a tty all output comes on stdout");
-  }
   const options = { tty, timeoutMs: 0 };
   const command = prepareCommand(core, request.containerId, request.command, options);
   try {
@@ -36,8 +33,12 @@ export async function exec(core: Core, request: CommandRequest): Promise<Process
   }
 }
 
-/** @throws CribError InvalidArgument when no stream is asked for. */
-export function requireStreams(request: CommandRequest): void {
-  if (request.stdin || request.stdout || request.stderr) return;
-  throw new CribError("InvalidArgument", "stdin, stdout and stderr: at least one must be true");
+/** @throws CribError InvalidArgument: no stream is asked for, or two that a terminal does not have. */
+export function requireStreams({ tty, stdin, stdout, stderr }: CommandRequest): void {
+  if (!stdin && !stdout && !stderr) {
+    throw new CribError("InvalidArgument", "stdin, stdout and stderr: at least one must be true");
+  }
+  if (tty && stderr) {
+    throw new CribError("InvalidArgument", "stderr: with a tty all output comes on stdout");
+  }
 }

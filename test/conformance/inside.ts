@@ -10,6 +10,8 @@ import { type Runtime, startOurs, startPeer } from "./runtimes.ts";
 
 /** The whole set takes two minutes; a case that hangs must not hold CI for an hour. */
 const critestTimeout = "30m";
+/** By itself critest takes SPDY. */
+const WEBSOCKET = ["-websocket-exec", "-websocket-attach", "-websocket-portforward"];
 
 async function main(request: Request): Promise<Answer> {
   prepareHost();
@@ -19,7 +21,13 @@ async function main(request: Request): Promise<Answer> {
       ? startOurs(request.directory)
       : startPeer(request.peer, request.directory));
     try {
-      const answer = await runCritest(request, runtime);
+      const answer = await runCritest(request, runtime, { name: "" });
+      const streaming = request.chosen.filter(({ group }) => group === "Streaming");
+      if (streaming.length > 0 && request.peer === undefined) {
+        const again = { ...request, chosen: streaming };
+        const second = await runCritest(again, runtime, { name: "websocket", flags: WEBSOCKET });
+        answer.judged.push(...second.judged);
+      }
       answer.problems.push(...podsLeft(request, runtime));
       return answer;
     } finally {
@@ -31,8 +39,19 @@ async function main(request: Request): Promise<Answer> {
   }
 }
 
-async function runCritest(request: Request, runtime: Runtime): Promise<Answer> {
-  const report = join(request.logs, "report.json");
+interface Round {
+  /** Told behind each case, and in its files' names; "" for the first round. */
+  name: string;
+  flags?: readonly string[];
+}
+
+async function runCritest(
+  request: Request,
+  runtime: Runtime,
+  { name, flags = [] }: Round,
+): Promise<Answer> {
+  const suffix = name && `-${name}`;
+  const report = join(request.logs, `report${suffix}.json`);
   const child = Bun.spawn(
     [
       request.programs.critest,
@@ -41,6 +60,7 @@ async function runCritest(request: Request, runtime: Runtime): Promise<Answer> {
       ...(request.handler === "" ? [] : ["-runtime-handler", request.handler]),
       ...["-ginkgo.no-color", `-ginkgo.timeout=${critestTimeout}`, "-test.timeout=0"],
       ...[`-ginkgo.json-report=${report}`, `-ginkgo.focus=${focusOf(request.chosen)}`],
+      ...flags,
     ],
     {
       cwd: request.directory,
@@ -48,7 +68,7 @@ async function runCritest(request: Request, runtime: Runtime): Promise<Answer> {
       env: { ...process.env, TMPDIR: request.directory },
     },
   );
-  const log = Bun.file(join(request.logs, "critest.log")).writer();
+  const log = Bun.file(join(request.logs, `critest${suffix}.log`)).writer();
   const decoder = new TextDecoder();
   let done = 0;
   for await (const chunk of child.stdout) {
@@ -61,7 +81,10 @@ async function runCritest(request: Request, runtime: Runtime): Promise<Answer> {
   await log.end();
   await child.exited;
   const { seed, cases } = readReport(readFileSync(report, "utf8"));
-  return { judged: judge(request.chosen, cases), seed, problems: [] };
+  const judged = judge(request.chosen, cases);
+  for (const it of judged)
+    if (name !== "") it.case = { ...it.case, name: `${it.case.name} (${name})` };
+  return { judged, seed, problems: [] };
 }
 
 /** critest removes its pods; one that stays, or keeps its address, was not removed wholly. */

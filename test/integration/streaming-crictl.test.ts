@@ -1,0 +1,374 @@
+import { afterAll, beforeAll, expect, test } from "bun:test";
+import { createHash } from "node:crypto";
+import { once } from "node:events";
+import { copyFileSync, readFileSync } from "node:fs";
+import { connect } from "node:net";
+import { join } from "node:path";
+import { makeCa, makeCertificate } from "../fixtures/certificates.ts";
+import { Crictl } from "../fixtures/crictl.ts";
+import {
+  type MadeContainer,
+  type MadePod,
+  refusal,
+  startNode,
+  type TestNode,
+  until,
+} from "../fixtures/pods.ts";
+import { SpdyClient } from "../fixtures/spdy-client.ts";
+
+const MB = 1024 * 1024;
+let node: TestNode;
+let crictl: Crictl;
+let pod: MadePod;
+let container: MadeContainer;
+
+beforeAll(async () => {
+  node = await startNode();
+  crictl = new Crictl(node);
+  pod = await node.pod();
+  container = await node.run(pod);
+}, 240_000);
+
+afterAll(async () => {
+  await node.stop();
+}, 60_000);
+
+const exec = (...cmd: string[]) => crictl.run(["exec", container.id, ...cmd]);
+
+/** Resident memory of the daemon, in bytes. */
+function rss(): number {
+  const status = readFileSync(`/proc/${node.crib.pid}/status`, "utf8");
+  return Number(/VmRSS:\s+(\d+)/.exec(status)?.[1]) * 1024;
+}
+
+function cribStatus(): { sessions: Array<{ kind: string; object: string }> } {
+  const program = join(import.meta.dir, "../../dist/crib");
+  const child = Bun.spawnSync([program, "status", "--json", "--socket", node.crib.socket]);
+  return JSON.parse(child.stdout.toString());
+}
+
+test("exec: both outputs and the exit code", async () => {
+  expect(await exec("sh", "-c", "echo out; echo err >&2")).toEqual({
+    stdout: "out\n",
+    stderr: "err\n",
+    exitCode: 0,
+  });
+  const failed = await exec("sh", "-c", "echo out; exit 3");
+  expect(failed.stdout).toBe("out\n");
+  expect(failed.stderr).toContain("command terminated with exit code 3");
+  expect(failed.exitCode).not.toBe(0);
+});
+
+test("exec: a program that is not there is an error that names it", async () => {
+  const { stderr, exitCode } = await exec("/no/such/program");
+  expect(stderr).toContain("/no/such/program");
+  expect(exitCode).not.toBe(0);
+});
+
+test("exec -i: input, its end, and much of both", async () => {
+  const input = "0123456789abcdef".repeat(2 * MB);
+  const { stdout, exitCode } = await crictl.run(["exec", "-i", container.id, "cat"], input);
+  expect(exitCode).toBe(0);
+  const hash = (text: string) => createHash("sha256").update(text).digest("hex");
+  expect(hash(stdout)).toBe(hash(input));
+}, 60_000);
+
+test("exec -i: a command that ends before its input does", async () => {
+  const child = crictl.start("exec", "-i", container.id, "echo", "done");
+  expect(await new Response(child.stdout).text()).toBe("done\n");
+  void child.stdin.end();
+  expect(await child.exited).toBe(0);
+});
+
+test("exec -it: a terminal of the client's size, also when that changes, and the exit code", async () => {
+  let output = "";
+  // The size comes when the client has connected: the command may be earlier.
+  const sized = (size: string) => `until [ "$(stty size)" = "${size}" ]; do sleep 0.05; done`;
+  const script = `${sized("33 111")}; echo first; ${sized("20 90")}; echo second
+    read line; echo got $line; exit 7`;
+  const child = Bun.spawn(crictl.command("exec", "-it", container.id, "sh", "-c", script), {
+    terminal: {
+      cols: 111,
+      rows: 33,
+      data: (_, chunk) => {
+        output += Buffer.from(chunk).toString();
+      },
+    },
+  });
+  await until("the first size", () => output.includes("first"));
+  child.terminal?.resize(90, 20);
+  await until("the second size", () => output.includes("second"));
+  child.terminal?.write("hello\r");
+  await child.exited;
+  expect(output).toContain("got hello");
+  expect(output).toContain("exit code 7");
+  child.terminal?.close();
+}, 60_000);
+
+test("attach: input reaches the container, several clients see its output", async () => {
+  const script = 'while read line; do echo "got $line"; [ "$line" = end ] && exit 5; done';
+  const target = await node.run(pod, { command: ["sh", "-c", script], stdin: true });
+  const watcher = crictl.start("attach", target.id);
+  const writer = crictl.start("attach", "-i", target.id);
+  await until(
+    "both",
+    () => cribStatus().sessions.filter((it) => it.kind === "attach").length === 2,
+  );
+  writer.stdin.write("one\n");
+  await writer.stdin.flush();
+  await until("the log", () => target.log().length > 0);
+  writer.stdin.write("end\n");
+  await writer.stdin.flush();
+  for (const client of [watcher, writer]) {
+    expect(await new Response(client.stdout).text()).toBe("got one\ngot end\n");
+    expect(await client.exited).toBe(0);
+  }
+  expect((await node.exited(target)).exitCode).toBe(5);
+}, 30_000);
+
+/** crictl port-forward to a port of the pod, when it listens. */
+async function forwardTo(podId: string, port: string) {
+  const child = crictl.start("port-forward", podId, `:${port}`);
+  const reader = child.stdout.getReader();
+  let text = "";
+  while (!/127\.0\.0\.1:\d+ ->/.test(text)) {
+    const { value, done } = await reader.read();
+    if (done)
+      throw new Error(`crictl port-forward ended: ${await new Response(child.stderr).text()}`);
+    text += Buffer.from(value).toString();
+  }
+  // It prints a line for each connection.
+  void (async () => {
+    while (!(await reader.read()).done);
+  })();
+  const local = Number(/127\.0\.0\.1:(\d+) ->/.exec(text)?.[1]);
+  return { child, local };
+}
+
+async function fetchAll(port: number, question = ""): Promise<string> {
+  const socket = connect({ port, host: "127.0.0.1" });
+  socket.write(question);
+  let text = "";
+  socket.on("data", (chunk) => {
+    text += chunk.toString();
+  });
+  socket.on("error", () => {});
+  await once(socket, "close");
+  return text;
+}
+
+/** Listens in the pod's network namespace: 20,000 bytes on 8080; 8081 resets who says anything. */
+async function serveInPod(): Promise<AsyncDisposable> {
+  const { info } = await node.runtime.podSandboxStatus({ podSandboxId: pod.id, verbose: true });
+  const { namespaces } = JSON.parse(info.info ?? "{}");
+  const script = `const { createServer } = require("node:net");
+    createServer((it) => it.on("error", () => {}).end("x".repeat(20000))).listen(8080, "127.0.0.1");
+    createServer((it) => it.on("error", () => {}).once("data", () => it.resetAndDestroy()))
+      .listen(8081, "::1", () => console.log("up"));`;
+  const child = Bun.spawn(["nsenter", `--net=${namespaces.net}`, process.execPath, "-e", script], {
+    stdio: ["ignore", "pipe", "inherit"],
+  });
+  await child.stdout.getReader().read();
+  return {
+    async [Symbol.asyncDispose]() {
+      child.kill();
+      await child.exited;
+    },
+  };
+}
+
+test("port-forward: hundreds of connections by IPv4, and by IPv6 some that are reset", async () => {
+  await using _ = await serveInPod();
+  const { child, local } = await forwardTo(pod.id, "8080");
+  const other = await forwardTo(pod.id, "8081");
+  for (let round = 0; round < 6; round += 1) {
+    const texts = await Promise.all([
+      ...Array.from({ length: 50 }, () => fetchAll(local)),
+      fetchAll(other.local, "reset me"),
+    ]);
+    expect(texts.pop()).toBe("");
+    expect(texts.every((text) => text === "x".repeat(20_000))).toBe(true);
+  }
+  expect(cribStatus().sessions).toMatchObject([
+    { kind: "portforward", object: pod.id },
+    { kind: "portforward", object: pod.id },
+  ]);
+  for (const client of [child, other.child]) client.kill();
+  await until("no session", () => cribStatus().sessions.length === 0);
+}, 60_000);
+
+test("port-forward: a port nobody listens on is told to the client", async () => {
+  const refused = await forwardTo(pod.id, "81");
+  await fetchAll(refused.local);
+  refused.child.kill();
+  expect(await new Response(refused.child.stderr).text()).toContain("cannot forward port 81");
+});
+
+/** A client that asks for 3 GB and reads none of it; `body` runs when the daemon is held up. */
+async function withStalledClient(id: string, body: () => Promise<void>): Promise<void> {
+  const command = ["dd", "if=/dev/zero", "bs=65536", "count=50000"];
+  const { url } = await node.runtime.exec({ containerId: id, cmd: command, stdout: true });
+  const client = await SpdyClient.open(url, ["v4.channel.k8s.io"]);
+  await client.stream({ streamtype: "error" });
+  await client.stream({ streamtype: "stdout" });
+  client.socket.pause();
+  await Bun.sleep(1000);
+  await body();
+  client.socket.destroy();
+  await until("no session", () => cribStatus().sessions.length === 0);
+}
+
+test("a client that does not read: the daemon's memory stays, StopContainer and others go on", async () => {
+  const target = await node.run(pod, { command: ["sh", "-c", "while :; do sleep 1; done"] });
+  let before = 0;
+  // What the first one makes the daemon load is not the client's.
+  await withStalledClient(target.id, async () => {
+    before = rss();
+  });
+  await withStalledClient(target.id, async () => {
+    expect((await exec("echo", "others")).stdout).toBe("others\n");
+    expect(rss() - before).toBeLessThan(20 * MB);
+    await node.runtime.stopContainer({ containerId: target.id, timeout: 1n });
+  });
+}, 60_000);
+
+/** A client that sends 100 MB to a process that reads nothing, and then says how it ended. */
+async function sendToDeafProcess(): Promise<string> {
+  const child = crictl.start("exec", "-i", container.id, "sh", "-c", "sleep 1; exit 4");
+  const chunk = Buffer.alloc(MB);
+  void (async () => {
+    for (let count = 0; count < 100 && child.exitCode === null; count += 1) {
+      child.stdin.write(chunk);
+      await child.stdin.flush();
+    }
+  })().catch(() => undefined);
+  return new Response(child.stderr).text();
+}
+
+test("a process that does not read: the daemon's memory stays, and its exit is told", async () => {
+  await sendToDeafProcess();
+  const before = rss();
+  expect(await sendToDeafProcess()).toContain("exit code 4");
+  expect(rss() - before).toBeLessThan(20 * MB);
+  await until("no session", () => cribStatus().sessions.length === 0);
+}, 60_000);
+
+test("a client that vanishes: its session ends, its process reads the end of its input", async () => {
+  const mark = "/tmp/ended";
+  await node.sh(container, `mkdir -p /tmp; rm -f ${mark}`);
+  const child = crictl.start("exec", "-i", container.id, "sh", "-c", `cat; touch ${mark}`);
+  await until("the session", () => cribStatus().sessions.length === 1);
+  child.kill("SIGKILL");
+  await until("no session", () => cribStatus().sessions.length === 0);
+  await until("the end", async () => (await node.sh(container, `ls /tmp`)).includes("ended"));
+});
+
+test("requests that cannot be served are refused before there is a URL", async () => {
+  const { runtime } = node;
+  const all = { tty: false, stdin: false, stdout: true, stderr: false };
+  const id = container.id;
+  const stopped = await node.create(pod);
+  const cases: Array<[Promise<unknown>, string, string]> = [
+    [runtime.exec({ ...all, cmd: ["x"] }), "InvalidArgument", "container_id"],
+    [runtime.exec({ ...all, containerId: "none", cmd: ["x"] }), "NotFound", "none"],
+    [
+      runtime.exec({ ...all, containerId: stopped.id, cmd: ["x"] }),
+      "FailedPrecondition",
+      "created",
+    ],
+    [runtime.exec({ ...all, containerId: id }), "InvalidArgument", "cmd"],
+    [
+      runtime.exec({ ...all, containerId: id, cmd: ["x"], stdout: false }),
+      "InvalidArgument",
+      "stdin",
+    ],
+    [
+      runtime.exec({ ...all, containerId: id, cmd: ["x"], tty: true, stderr: true }),
+      "InvalidArgument",
+      "tty",
+    ],
+    [runtime.attach(all), "InvalidArgument", "container_id"],
+    [runtime.attach({ ...all, containerId: id, stdout: false }), "InvalidArgument", "stdin"],
+    [
+      runtime.attach({ ...all, containerId: id, tty: true, stderr: true }),
+      "InvalidArgument",
+      "tty",
+    ],
+    [runtime.portForward({}), "InvalidArgument", "pod_sandbox_id"],
+    [runtime.portForward({ podSandboxId: "none" }), "NotFound", "none"],
+    [runtime.portForward({ podSandboxId: pod.id, port: [80, 0] }), "InvalidArgument", "port: 0"],
+  ];
+  for (const [call, code, text] of cases) {
+    const error = await refusal(call);
+    expect(error.code).toBe(code);
+    expect(error.message).toContain(text);
+  }
+});
+
+test("an attach without stdin in the container, and a container that is gone, are told to the client", async () => {
+  const attach = await crictl.run(["attach", "-i", container.id]);
+  expect(attach.stderr).toContain("stdin");
+  const doomed = await node.run(pod);
+  const { url } = await node.runtime.exec({ containerId: doomed.id, cmd: ["true"], stdout: true });
+  await node.runtime.stopContainer({ containerId: doomed.id });
+  const client = await SpdyClient.open(url, ["v4.channel.k8s.io"]);
+  const error = await client.stream({ streamtype: "error" });
+  await client.stream({ streamtype: "stdout" });
+  await client.until("the end", () => client.ended);
+  expect(client.text(error)).toContain("is exited, not running");
+  client.socket.destroy();
+});
+
+test("over TLS with client certificates, renewed while the daemon runs", async () => {
+  const path = (name: string) => join(node.directory, name);
+  makeCa(node.directory, "ca");
+  for (const name of ["server", "client", "next"]) makeCertificate(node.directory, name, "ca");
+  await node.restart({
+    "streaming.tls_cert_file": path("server.crt"),
+    "streaming.tls_key_file": path("server.key"),
+    "streaming.tls_client_ca_file": path("ca.crt"),
+  });
+  const flags = ["--tls-ca", path("ca.crt"), "--tls-cert", path("client.crt")];
+  const tls = [...flags, "--tls-key", path("client.key"), "--tls-sni", "127.0.0.1"];
+  const withTls = () => crictl.run(["exec", ...tls, container.id, "echo", "hi"]);
+  expect((await withTls()).stdout).toBe("hi\n");
+  const without = await exec("echo", "hi");
+  expect(without.stdout).toBe("");
+  expect(without.exitCode).not.toBe(0);
+  for (const kind of ["crt", "key"]) copyFileSync(path(`next.${kind}`), path(`server.${kind}`));
+  expect((await withTls()).stdout).toBe("hi\n");
+  expect(node.crib.log()).toContain("certificates renewed");
+  copyFileSync(path("client.key"), path("server.key"));
+  expect((await withTls()).stdout).toBe("hi\n");
+  expect(node.crib.log()).toContain("the key is not the certificate's");
+  await node.restart();
+}, 60_000);
+
+test("a daemon with an address or certificates that cannot be had does not start", async () => {
+  const attempts: Array<[Record<string, string>, string]> = [
+    [{ "streaming.address": "192.0.2.7" }, "192.0.2.7"],
+    [{ "streaming.tls_cert_file": "/none", "streaming.tls_key_file": "/none" }, "tls_cert_file"],
+  ];
+  await node.kill();
+  for (const [set, text] of attempts) {
+    const failed = await node.start(set).then(
+      () => "it started",
+      (error: Error) => error.message,
+    );
+    expect(failed).toContain(text);
+  }
+  await node.start();
+}, 60_000);
+
+test("a daemon that is told to end tells its clients; the container lives on", async () => {
+  const child = crictl.start("exec", container.id, "sleep", "1000");
+  await until("the session", () => cribStatus().sessions.length === 1);
+  expect(await node.crib.stop()).toBe(0);
+  expect(await new Response(child.stderr).text()).toContain("shutting down");
+  await node.start();
+  expect((await exec("echo", "alive")).stdout).toBe("alive\n");
+}, 60_000);
+
+test("nothing is left", async () => {
+  expect(await node.cleaned()).toEqual([]);
+}, 60_000);
