@@ -40,6 +40,8 @@ export interface StreamingOptions {
   idleTimeoutMs: number;
   creationTimeoutMs: number;
   maxSessions: number;
+  /** 10 s when absent. */
+  requestTimeoutMs?: number;
   tls: TlsMaterial | undefined;
 }
 
@@ -58,7 +60,7 @@ interface Session extends Omit<SessionView, "ageMs"> {
 }
 
 const PATH = /^\/(exec|attach|portforward)\/([\w-]{1,64})(?:\?|$)/;
-/** How long a connection may take to say what it wants; the TLS handshake has as long before. */
+/** How long a connection may take to say what it wants, the TLS handshake included. */
 const REQUEST_TIMEOUT_MS = 10_000;
 /** Connections that have not said yet what they want. */
 const MAX_UNDECIDED = 256;
@@ -90,16 +92,19 @@ export class StreamingServer {
     this.#http.on("clientError", refuseMalformed);
     const { tls } = options;
     // The HTTP server never listens itself: https.Server cannot change its certificates.
-    if (tls === undefined) {
-      this.#listener = createTcpServer({ allowHalfOpen: true });
-      this.#listener.on("connection", (socket: Socket) => this.#connected(socket));
-    } else {
+    if (tls === undefined) this.#listener = createTcpServer({ allowHalfOpen: true });
+    else {
       this.#listener = createTlsServer(tlsOptions(tls));
-      this.#listener.on("secureConnection", (socket: Socket) => this.#connected(socket));
       this.#listener.on("tlsClientError", (error: Error) => {
         log().info({ error: error.message }, "streaming: TLS handshake failed");
       });
     }
+    // With TLS too this comes before the handshake, which Bun gives all the time in the world.
+    this.#listener.on("connection", (socket: Socket) => this.#accept(socket));
+    const ready = tls === undefined ? "connection" : "secureConnection";
+    this.#listener.on(ready, (socket: Socket) => {
+      if (!socket.destroyed) this.#http.emit("connection", socket);
+    });
   }
 
   /** @throws CribError Unavailable: address and port cannot be had. */
@@ -163,19 +168,19 @@ export class StreamingServer {
     throw new CribError("ResourceExhausted", text);
   }
 
-  #connected(socket: Socket): void {
+  #accept(socket: Socket): void {
     socket.on("error", (error) => log().debug({ error: error.message }, "streaming: connection"));
     if (this.#undecided.size >= MAX_UNDECIDED) {
       socket.destroy();
       return;
     }
-    const late = setTimeout(() => socket.destroy(), REQUEST_TIMEOUT_MS);
+    const { requestTimeoutMs = REQUEST_TIMEOUT_MS } = this.options;
+    const late = setTimeout(() => socket.destroy(), requestTimeoutMs);
     this.#undecided.set(socket, late);
     socket.once("close", () => this.#decided(socket));
     // While reading is paused, this is how a client that has vanished is noticed.
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
     socket.setNoDelay(true);
-    this.#http.emit("connection", socket);
   }
 
   #decided(socket: Duplex): void {
@@ -282,7 +287,6 @@ function tlsOptions({ cert, key, clientCa }: TlsMaterial): TlsOptions {
     ...(clientCa !== undefined && { ca: clientCa, requestCert: true, rejectUnauthorized: true }),
     minVersion: "TLSv1.2",
     ALPNProtocols: ["http/1.1"],
-    handshakeTimeout: REQUEST_TIMEOUT_MS,
     allowHalfOpen: true,
   };
 }

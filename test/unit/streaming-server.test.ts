@@ -222,6 +222,25 @@ test("over TLS, with certificates that can be renewed", async () => {
   expect(await overTls(third, { ca })).toEqual({ ...answer, serial: "two" });
 });
 
+test("a connection that says nothing is closed; one with a session stays", async () => {
+  for (const tls of [undefined, tlsOf("one")]) {
+    await using it = await startStreaming({ requestTimeoutMs: 100, tls });
+    const url = it.url("exec", { stdin: true });
+    const { hostname, port, pathname } = new URL(url);
+    const at = { host: hostname, port: Number(port) };
+    const silent = connect(at).resume();
+    const session = tls ? connectTls({ ...at, ca: pem("ca.crt") }) : connect(at);
+    session.write(
+      `GET ${pathname} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n`,
+    );
+    session.write(`X-Stream-Protocol-Version: ${V4[0]}\r\n\r\n`);
+    await Promise.all([once(session, "data"), once(silent, "close")]);
+    await Bun.sleep(200);
+    expect(it.server.sessions()).toHaveLength(1);
+    session.destroy();
+  }
+});
+
 test("with a client CA, clients need a certificate of it", async () => {
   const ca = pem("ca.crt");
   await using it = await startStreaming({ tls: tlsOf("one", ca) });
