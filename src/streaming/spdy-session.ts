@@ -3,6 +3,7 @@ import { messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
 import { Backlog } from "./backlog.ts";
 import type { StreamLink } from "./client-stream.ts";
+import { Heartbeat } from "./heartbeat.ts";
 import {
   type ControlFrame,
   dataHeader,
@@ -61,6 +62,10 @@ export class SpdySession implements StreamLink {
   #blocked = false;
   #answersBytes = 0;
   #paused = false;
+  /** The answer to a PING that was never asked: clients have to ignore it. */
+  readonly #heartbeat = new Heartbeat(() => {
+    if (!this.#blocked) this.transport.write(ping(NO_PING));
+  });
   readonly #backlog = new Backlog(() => this.#updateFlow());
   #activeMs = performance.now();
   #timer: Timer;
@@ -227,6 +232,7 @@ export class SpdySession implements StreamLink {
     const pause = !this.#ending && (this.#backlog.full || this.#answersBytes > ANSWERS_LIMIT_BYTES);
     if (pause === this.#paused) return;
     this.#paused = pause;
+    this.#heartbeat.run(pause);
     if (pause) this.transport.pause();
     else this.transport.resume();
   }
@@ -272,6 +278,7 @@ export class SpdySession implements StreamLink {
   #gone(): void {
     clearTimeout(this.#timer);
     this.#end();
+    this.#heartbeat.run(false);
     for (const stream of [...this.#streams.values()]) stream.vanish();
     // Their streams are gone, so each only calls back.
     for (const next of this.#waiting.splice(0)) next();
@@ -279,3 +286,5 @@ export class SpdySession implements StreamLink {
 }
 
 const EMPTY = Buffer.alloc(0);
+/** Clients' PINGs have odd ids and count from 1. */
+const NO_PING = 0x7fffffff;

@@ -1,5 +1,6 @@
 import type { Duplex } from "node:stream";
 import { log } from "../observe/log.ts";
+import { Heartbeat } from "./heartbeat.ts";
 import {
   CloseCode,
   closeFrame,
@@ -39,6 +40,10 @@ export class WebSocketConnection {
   /** The last ping that a client sent that does not read: older ones need no answer. */
   #unanswered: Buffer | undefined;
   #paused = false;
+  /** A pong that was not asked for: RFC 6455, section 5.5.3, wants no answer to it. */
+  readonly #heartbeat = new Heartbeat(() => {
+    if (!this.#blocked) this.transport.write(frame("pong", Buffer.alloc(0)));
+  });
   /** A close frame has been sent: what comes in does not count any more. */
   #ending = false;
   #activeMs = performance.now();
@@ -101,6 +106,7 @@ export class WebSocketConnection {
     const pause = paused && !this.#ending;
     if (pause === this.#paused) return;
     this.#paused = pause;
+    this.#heartbeat.run(pause);
     if (pause) this.transport.pause();
     else this.transport.resume();
   }
@@ -189,6 +195,7 @@ export class WebSocketConnection {
   }
 
   #gone(): void {
+    this.#heartbeat.run(false);
     clearTimeout(this.#timer);
     this.#ending = true;
     this.#blocked = false;
