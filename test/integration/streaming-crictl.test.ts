@@ -263,6 +263,21 @@ test("a client that vanishes: its session ends, its process reads the end of its
   await until("the end", async () => (await node.sh(container, `ls /tmp`)).includes("ended"));
 });
 
+test("a client that vanishes while its process does not read is noticed as well", async () => {
+  const child = crictl.start("exec", "-i", container.id, "sleep", "1000");
+  const chunk = Buffer.alloc(MB);
+  const send = (async () => {
+    for (let count = 0; count < 100; count += 1) {
+      child.stdin.write(chunk);
+      await child.stdin.flush();
+    }
+  })().catch(() => undefined);
+  await until("the session", () => cribStatus().sessions.length === 1);
+  await Promise.race([send, Bun.sleep(1000)]);
+  child.kill("SIGKILL");
+  await until("no session", () => cribStatus().sessions.length === 0, 60_000);
+}, 90_000);
+
 test("requests that cannot be served are refused before there is a URL", async () => {
   const { runtime } = node;
   const all = { tty: false, stdin: false, stdout: true, stderr: false };
