@@ -6,9 +6,11 @@
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
+import { buildPrograms, GoMissing } from "./conformance/programs.ts";
 import { runFile } from "./runner/bun-file.ts";
 import { add, type Counts, exitStatus, type FileResult, summaryLine } from "./runner/result.ts";
 import { select, selectFiles } from "./runner/selection.ts";
+import { buildStreamingPrograms } from "./streaming/programs.ts";
 
 const repository = join(import.meta.dir, "..");
 process.chdir(repository);
@@ -35,6 +37,7 @@ async function main(argv: string[]): Promise<number> {
       total = add(total, { ...none, failed: 1 });
       continue;
     }
+    if (kind === "integration") buildClients(chosen);
     for (const result of await runFiles(chosen, kind === "integration")) total = add(total, result);
   }
   console.log(`\n${summaryLine(total)}`);
@@ -56,6 +59,18 @@ async function build(): Promise<boolean> {
   }
   console.log(indent([stdout, stderr].filter(Boolean).join("\n")));
   return false;
+}
+
+/** Integration tests have no network: the clients of streaming are built before. Without Go they skip. */
+function buildClients(files: string[]): void {
+  if (!files.some((file) => file.includes("streaming"))) return;
+  try {
+    buildPrograms();
+    buildStreamingPrograms();
+  } catch (error) {
+    if (!(error instanceof GoMissing)) throw error;
+    console.log(`  ${error.message}`);
+  }
 }
 
 /**

@@ -26,7 +26,13 @@ export async function attach(core: Core, request: CommandRequest): Promise<Proce
   const { stdin, stdout, stderr } = request;
   const live = await monitor.attach(container.id, { stdin, stdout, stderr: stderr && !tty, tty });
   const inputEnded = Promise.withResolvers<void>();
-  if (stdin && !stdinOnce && !tty) live.io?.once("finish", () => inputEnded.resolve());
+  if (stdin && !stdinOnce && !tty) {
+    live.io?.once("finish", () => {
+      inputEnded.resolve();
+      // The output has no end of its own: the container goes on.
+      live.close();
+    });
+  }
   const ended = Promise.race([live.ended, inputEnded.promise]).then(() => ({ exitCode: 0 }));
   ended.catch(() => undefined);
   return {

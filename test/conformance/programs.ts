@@ -1,7 +1,7 @@
 /** The programs that conformance runs: built once for each content of go.mod and kept in the cache. */
 import { createHash } from "node:crypto";
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from "node:fs";
-import { join } from "node:path";
+import { dirname, join } from "node:path";
 
 export const repository = join(import.meta.dir, "../..");
 export const cache = join(repository, "test/.cache");
@@ -25,16 +25,21 @@ export function requireGo(): void {
   }
 }
 
+const module = join(import.meta.dir, "critest");
+
+/** Where `buildPrograms` puts them. */
+export function programPaths(): Programs {
+  const hash = hashOf(["go.mod", "go.sum"].map((it) => join(module, it)));
+  const directory = join(cache, `cri-tools-${hash}`);
+  return { critest: join(directory, "critest"), crictl: join(directory, "crictl") };
+}
+
 /** Builds critest and crictl from the sources that test/conformance/critest pins. */
 export function buildPrograms(): Programs {
-  const module = join(import.meta.dir, "critest");
-  const directory = join(
-    cache,
-    `cri-tools-${hashOf(["go.mod", "go.sum"].map((it) => join(module, it)))}`,
-  );
-  const programs = { critest: join(directory, "critest"), crictl: join(directory, "crictl") };
+  const programs = programPaths();
   if (existsSync(programs.critest) && existsSync(programs.crictl)) return programs;
   requireGo();
+  const directory = dirname(programs.critest);
   const staging = `${directory}.${process.pid}`;
   mkdirSync(staging, { recursive: true });
   const env = { ...process.env, CGO_ENABLED: "0" };
