@@ -35,3 +35,6 @@ export function buildStreamingPrograms(): StreamingPrograms {
   renameSync(staging, directory);
   return programs;
 }
+
+// For what runs without a network afterwards.
+if (import.meta.main) buildStreamingPrograms();
