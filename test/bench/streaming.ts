@@ -16,7 +16,7 @@ import { placeCgroup } from "../../src/linux/systemd.ts";
 import { type RunningCrib, startCrib } from "../fixtures/crib.ts";
 import { buildStreamingPrograms } from "../streaming/programs.ts";
 import { type Figure, Samples, table, verdict } from "./figures.ts";
-import { startRegistry } from "./registry.ts";
+import { startBusybox } from "./registry.ts";
 import { type Pod, Subject } from "./subject.ts";
 
 const { values: options } = parseArgs({
@@ -214,7 +214,7 @@ function figures(): Figure[] {
   });
 }
 
-const registry = await startRegistry(directory);
+const registry = await startBusybox(directory);
 let crib: RunningCrib | undefined;
 let failed = false;
 try {
