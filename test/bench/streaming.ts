@@ -32,6 +32,7 @@ const CONNECTION_BYTES = 200_000;
 /** USER_HZ, the same on all architectures that Crib runs on. */
 const TICKS_PER_SECOND = 100;
 const SAMPLE_MS = 20;
+const STALL_MS = 3_000;
 
 const Transport = ["spdy", "websocket"] as const;
 type Transport = (typeof Transport)[number];
@@ -108,16 +109,23 @@ async function measureExec(server: Server, transport: Transport, keep: boolean):
   samples.add(`CPU ${transport}`, server.name, cpu() - before);
 }
 
-/** How much memory the daemon needs more while a client reads nothing for a while. */
+/**
+ * How much memory the daemon needs more while a client reads nothing for a while, and then while it reads
+ * all of it as fast as it can.
+ */
 async function measureStall(server: Server, transport: Transport): Promise<void> {
   const before = rssKib(server.daemonPid);
   let most = before;
   const timer = setInterval(() => {
     most = Math.max(most, rssKib(server.daemonPid));
   }, SAMPLE_MS);
-  await exec(server, transport, STALLED_BYTES, "-stall-after", "1000000", "-stall", "3s");
-  clearInterval(timer);
+  const stall = ["-stall-after", "1000000", "-stall", `${STALL_MS}ms`];
+  const done = exec(server, transport, STALLED_BYTES, ...stall);
+  await Promise.race([done, Bun.sleep(STALL_MS)]);
   samples.add(`stall ${transport}`, server.name, most - before);
+  await done;
+  clearInterval(timer);
+  samples.add(`flood ${transport}`, server.name, most - before);
 }
 
 async function measureForward(server: Server, transport: Transport, port: string): Promise<void> {
@@ -191,7 +199,7 @@ async function measure(crib: Server): Promise<void> {
 
 function figures(): Figure[] {
   return Transport.flatMap((transport) => {
-    const figure = (what: string, name: string, unit: Figure["unit"], limit: Figure["limit"]) => {
+    const figure = (what: string, name: string, unit: Figure["unit"], limit?: Figure["limit"]) => {
       const { crib, ...peers } = samples.medians(`${what} ${transport}`);
       return { name: `${name}, ${transport}`, unit, crib, peers, limit };
     };
@@ -202,10 +210,11 @@ function figures(): Figure[] {
         text: "0.8 of Kubernetes' MB/s",
       }),
       figure("CPU", "CPU of daemon and monitor per GB", "ms", { value: 600, text: "absolute" }),
-      figure("stall", "memory more, 3 GB unread", "KiB", {
+      figure("stall", "memory more, 3 GB not read", "KiB", {
         value: 20_000_000 / 1024,
         text: "20 MB",
       }),
+      figure("flood", "memory more, 3 GB then read", "KiB"),
       figure("forward", `${CONNECTIONS} connections of 200 KB`, "ms", {
         value: 1_500,
         text: "absolute",
