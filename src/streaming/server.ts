@@ -170,15 +170,17 @@ export class StreamingServer {
 
   #accept(socket: Socket): void {
     socket.on("error", (error) => log().debug({ error: error.message }, "streaming: connection"));
-    if (this.#undecided.size >= MAX_UNDECIDED) {
-      socket.destroy();
-      return;
+    // Who means it speaks at once: those who hold connections open do not keep others out.
+    const [oldest] = this.#undecided.keys();
+    if (oldest !== undefined && this.#undecided.size >= MAX_UNDECIDED) {
+      this.#decided(oldest);
+      oldest.destroy();
     }
     const { requestTimeoutMs = REQUEST_TIMEOUT_MS } = this.options;
     const late = setTimeout(() => socket.destroy(), requestTimeoutMs);
     this.#undecided.set(socket, late);
     socket.once("close", () => this.#decided(socket));
-    // While reading is paused, this is how a client that has vanished is noticed.
+    // A client whose machine is gone says nothing.
     socket.setKeepAlive(true, KEEP_ALIVE_MS);
     socket.setNoDelay(true);
   }

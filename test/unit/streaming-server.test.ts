@@ -222,6 +222,17 @@ test("over TLS, with certificates that can be renewed", async () => {
   expect(await overTls(third, { ca })).toEqual({ ...answer, serial: "two" });
 });
 
+test("many connections that say nothing do not keep clients out", async () => {
+  await using it = await startStreaming();
+  const { hostname, port } = new URL(it.url("exec"));
+  const silent = Array.from({ length: 400 }, () => connect({ host: hostname, port: Number(port) }));
+  for (const socket of silent) socket.on("error", () => {}).resume();
+  await Promise.all(silent.slice(0, 100).map((socket) => once(socket, "close")));
+  const { answer, socket } = await SpdyClient.open(it.url("exec", { stdin: true }), V4);
+  expect(answer.status).toBe(101);
+  for (const it of [socket, ...silent]) it.destroy();
+});
+
 test("a connection that says nothing is closed; one with a session stays", async () => {
   for (const tls of [undefined, tlsOf("one")]) {
     await using it = await startStreaming({ requestTimeoutMs: 100, tls });
