@@ -166,8 +166,8 @@ async function start(life: Life): Promise<void> {
     await node.runtime.startContainer({ containerId: life.id });
   } catch (error) {
     // A call that was cut off may have done its work.
-    const { startedAt } = await node.status(life);
-    if (startedAt === 0n) throw error;
+    const { startedAt, reason } = await node.status(life);
+    if (startedAt === 0n || reason === "StartError") throw error;
   }
   life.started = true;
 }
