@@ -41,7 +41,10 @@ export async function openStreaming(core: Core): Promise<Streaming> {
       return running.url(request);
     },
     sessions: () => running?.sessions() ?? [],
-    close: async () => (await server)?.close(),
+    async close() {
+      const open = await server?.catch(() => undefined);
+      await open?.close();
+    },
   };
 }
 
