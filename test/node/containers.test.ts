@@ -23,7 +23,7 @@ const combinations = [
 
 const MIB = 1024n * 1024n;
 /** The OOM killer's verdict is a race between the kernel, the runtime and the daemon. */
-const oomRounds = 20;
+const oomRounds = 8;
 
 test("without any setting crun is the default handler and systemd the cgroup driver", async () => {
   const crib = await Crib.start();
