@@ -284,12 +284,13 @@ export class Monitor {
   ): Promise<Omit<Live<Uint8Array>, "resize"> & { of: number }> {
     this.requireStreams(what);
     const wanted = [wants.stdin || wants.stdout || wants.tty, wants.stderr];
-    const streams = await Promise.all(wanted.map((is) => (is ? this.openStream() : undefined)));
-    const [io, stderr] = streams;
+    const opening = wanted.map((is) => (is ? this.openStream() : undefined));
+    const opened = await Promise.allSettled(opening);
     const close = () => {
-      for (const stream of streams) stream?.socket.destroy();
+      for (const each of opened) if (each.status === "fulfilled") each.value?.socket.destroy();
     };
     try {
+      const [io, stderr] = await Promise.all(opening);
       const numbers = { io: io?.number ?? 0, stderr: stderr?.number ?? 0 };
       const call = this.connection.call((request) => encode(request, numbers), { limitMs: 0 });
       // Nothing to say: so it can close as soon as all is read.

@@ -68,8 +68,9 @@ void stream_open(int fd) {
   it->source = it->sink = -1;
   setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &room, sizeof room);
   setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &room, sizeof room);
+  /* Its first frame is looked at in a turn of its own: a daemon's HELLO ends the connection before, and
+   * with it the request that may just be looking for its stream. */
   watch(fd, EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET, WATCH_STREAM, 0, stream_index(it));
-  stream_ready(stream_index(it));
 }
 
 /* The type of its first frame, which is left where it is; 0 as long as it may still come. */

@@ -5,6 +5,7 @@ import { connect, createServer, type Server, type Socket } from "node:net";
 import { Monitor } from "../../src/monitor/client.ts";
 import { FrameParser, FrameWriter } from "../../src/monitor/frame.ts";
 import { Answer, PROTOCOL_VERSION, Request } from "../../src/monitor/protocol.ts";
+import { openStream } from "../../src/monitor/stream.ts";
 import { buildMonitor, DEADLINE_MS, TestPod } from "./monitor-harness.ts";
 
 let pod: TestPod;
@@ -103,6 +104,31 @@ test("a daemon of version 1 creates, execs and hears of exits as ever", async ()
   await pod.adopt();
   const known = (await pod.monitor.list()).find((record) => record.id === id);
   expect(known?.exit).toMatchObject({ exitCode: 6 });
+});
+
+test("a daemon that comes while another's request looks for its stream takes over in good order", async () => {
+  const { pid } = pod.monitor;
+  const first = await RawDaemon.connect(PROTOCOL_VERSION);
+  const opened = Array.from({ length: 30 }, () => openStream(pod.directory, DEADLINE_MS));
+  const streams = await Promise.all(opened);
+  await first.ask(new FrameWriter(), Request.list, 2);
+  process.kill(pid, "SIGSTOP");
+  // When the monitor looks again the request comes first; then the ends of streams, more than it takes at
+  // once; and the other daemon, which it finds when it looks for the stream, which never comes.
+  const dial = new FrameWriter().u32("stream", 77).u32("port", 80).u32("deadlineMs", 1000);
+  const list = new FrameWriter().frame(Request.list, 4);
+  first.socket.write(Buffer.concat([dial.frame(Request.dial, 3), list, list, list]));
+  for (const stream of streams) stream.socket.destroy();
+  await Bun.sleep(50);
+  const second = RawDaemon.connect(PROTOCOL_VERSION);
+  await Bun.sleep(50);
+  process.kill(pid, "SIGCONT");
+  const { socket, frames } = await second;
+  expect(frames[0]?.type).toBe(Answer.reply | Request.hello);
+  socket.destroy();
+  first.socket.destroy();
+  await pod.adopt();
+  expect(pod.monitor.pid).toBe(pid);
 });
 
 /** A monitor that says HELLO and nothing else; how many connections it got. */
