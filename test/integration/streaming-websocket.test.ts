@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
 import { createServer, type Socket } from "node:net";
+import { Crictl } from "../fixtures/crictl.ts";
 import {
   type MadeContainer,
   type MadePod,
@@ -8,13 +9,7 @@ import {
   type TestNode,
   until,
 } from "../fixtures/pods.ts";
-import {
-  crictlOn,
-  finish,
-  haveClients,
-  kubectl,
-  startTarget,
-} from "../fixtures/streaming-clients.ts";
+import { finish, haveClients, kubectl, startTarget } from "../fixtures/streaming-clients.ts";
 import { RawWebSocket } from "../fixtures/websocket.ts";
 
 const withClients = describe.skipIf(!haveClients);
@@ -52,7 +47,7 @@ async function exec(script: string, streams: Streams, ...args: string[]) {
   return kubectl("command", "-url", url, "-transport", "websocket", ...flags, ...args);
 }
 
-const crictl = (...args: string[]) => crictlOn(node.crib.socket, ...args);
+const crictl = (...args: string[]) => new Crictl(node).start(...args);
 const overWebSocket = ["--transport", "websocket"];
 const random = (bytes: number) => Buffer.from(crypto.getRandomValues(new Uint8Array(bytes)));
 
