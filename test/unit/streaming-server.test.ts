@@ -1,4 +1,4 @@
-import { afterAll, beforeAll, expect, test } from "bun:test";
+import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { connect } from "node:net";
@@ -8,6 +8,8 @@ import { type ConnectionOptions, connect as connectTls, type TLSSocket } from "n
 import { makeCa, makeCertificate } from "../fixtures/certificates.ts";
 import { SpdyClient } from "../fixtures/spdy-client.ts";
 import { startStreaming } from "../fixtures/streaming.ts";
+
+setDefaultTimeout(30_000);
 
 const V4 = ["v4.channel.k8s.io"];
 let directory: string;
@@ -235,7 +237,7 @@ test("many connections that say nothing do not keep clients out", async () => {
 
 test("a connection that says nothing is closed; one with a session stays", async () => {
   for (const tls of [undefined, tlsOf("one")]) {
-    await using it = await startStreaming({ requestTimeoutMs: 100, tls });
+    await using it = await startStreaming({ requestTimeoutMs: 2_000, tls });
     const url = it.url("exec", { stdin: true });
     const { hostname, port, pathname } = new URL(url);
     const at = { host: hostname, port: Number(port) };
@@ -246,7 +248,7 @@ test("a connection that says nothing is closed; one with a session stays", async
     );
     session.write(`X-Stream-Protocol-Version: ${V4[0]}\r\n\r\n`);
     await Promise.all([once(session, "data"), once(silent, "close")]);
-    await Bun.sleep(200);
+    await Bun.sleep(500);
     expect(it.server.sessions()).toHaveLength(1);
     session.destroy();
   }

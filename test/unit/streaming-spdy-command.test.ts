@@ -1,7 +1,9 @@
-import { expect, test } from "bun:test";
+import { expect, setDefaultTimeout, test } from "bun:test";
 import { once } from "node:events";
 import { controlFrame, dataFrame, SpdyClient, synStream, u32 } from "../fixtures/spdy-client.ts";
 import { startStreaming, type TestServer } from "../fixtures/streaming.ts";
+
+setDefaultTimeout(30_000);
 
 const V4 = ["v4.channel.k8s.io"];
 const SUCCESS = '{"metadata":{},"status":"Success"}';
@@ -347,7 +349,7 @@ test("a process that reads slowly gets all of its input in order", async () => {
 });
 
 test("a client that does not open its streams in time is told so", async () => {
-  await using it = await startStreaming({ creationTimeoutMs: 50 });
+  await using it = await startStreaming({ creationTimeoutMs: 1_000 });
   const { client, ids } = await openStreams(it.url("exec", { stdin: true, stdout: true }), [
     "stdin",
   ]);
@@ -358,14 +360,19 @@ test("a client that does not open its streams in time is told so", async () => {
 });
 
 test("an idle connection is closed; frames in either direction keep it", async () => {
-  await using it = await startStreaming({ idleTimeoutMs: 300 });
+  const idleTimeoutMs = 1_000;
+  await using it = await startStreaming({ idleTimeoutMs });
   const { client } = await openStreams(it.url("exec", { stdout: true }), ["stdout"]);
   const process = await it.backend.process();
-  for (let count = 0; count < 8; count += 1) {
-    await Bun.sleep(60);
+  let longestMs = 0;
+  for (let count = 0; count < 15; count += 1) {
+    const start = performance.now();
+    await Bun.sleep(100);
     process.stdout.write(".");
+    longestMs = Math.max(longestMs, performance.now() - start);
   }
-  expect(client.ended).toBe(false);
+  // On a machine that stood still for so long, it was idle.
+  if (longestMs < idleTimeoutMs / 2) expect(client.ended).toBe(false);
   await client.until("the end", () => client.ended);
   client.socket.end();
   await process.whenClosed;

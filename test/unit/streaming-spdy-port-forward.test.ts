@@ -1,8 +1,10 @@
-import { afterEach, expect, test } from "bun:test";
+import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
 import { once } from "node:events";
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
 import { controlFrame, dataFrame, SpdyClient, u32 } from "../fixtures/spdy-client.ts";
 import { startStreaming, type TestServer } from "../fixtures/streaming.ts";
+
+setDefaultTimeout(30_000);
 
 const PROTOCOLS = ["portforward.k8s.io"];
 const targets: Server[] = [];
