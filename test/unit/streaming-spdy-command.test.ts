@@ -306,17 +306,7 @@ test("a process that does not read holds up its client; its output and end still
   const { client, ids } = await openStreams(url, ["stdin", "stdout"]);
   const process = await it.backend.process();
   const frame = dataFrame(ids.stdin, Buffer.alloc(65_536));
-  let sent = 0;
-  for (let stalled = 0; stalled < 20 && sent < 256e6; ) {
-    if (client.socket.writableNeedDrain) {
-      await Bun.sleep(10);
-      stalled += 1;
-    } else {
-      client.socket.write(frame);
-      sent += frame.length;
-      stalled = 0;
-    }
-  }
+  const sent = await client.sendUntilStalled(frame);
   expect(sent).toBeLessThan(64e6);
   process.stdout.write("output");
   await client.until("output", () => client.text(ids.stdout) === "output");
@@ -430,17 +420,7 @@ test("a client that floods PINGs and reads nothing is not read for ever", async 
   const { client } = await openStreams(it.url("exec", { stdout: true }), ["stdout"]);
   client.socket.pause();
   const pings = Buffer.concat(Array.from({ length: 5_000 }, () => controlFrame(6, 0, u32(1))));
-  let sent = 0;
-  for (let stalled = 0; stalled < 20 && sent < 256e6; ) {
-    if (client.socket.writableNeedDrain) {
-      await Bun.sleep(10);
-      stalled += 1;
-    } else {
-      client.socket.write(pings);
-      sent += pings.length;
-      stalled = 0;
-    }
-  }
+  const sent = await client.sendUntilStalled(pings);
   expect(sent).toBeLessThan(64e6);
   client.socket.destroy();
 });
@@ -451,17 +431,7 @@ test("a flood of tiny frames that nobody reads is held up as well", async () => 
   await it.backend.process();
   const before = process.memoryUsage.rss();
   const tiny = Buffer.concat(Array.from({ length: 5_000 }, () => dataFrame(ids.stdin, "x")));
-  let sent = 0;
-  for (let stalled = 0; stalled < 20 && sent < 256e6; ) {
-    if (client.socket.writableNeedDrain) {
-      await Bun.sleep(10);
-      stalled += 1;
-    } else {
-      client.socket.write(tiny);
-      sent += tiny.length;
-      stalled = 0;
-    }
-  }
+  const sent = await client.sendUntilStalled(tiny);
   expect(sent).toBeLessThan(64e6);
   expect(process.memoryUsage.rss() - before).toBeLessThan(100e6);
   client.socket.destroy();
