@@ -2,11 +2,9 @@
 import { createWriteStream, mkdtempSync, rmSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { pipeline } from "node:stream/promises";
-import { ConnectError, createClient } from "@connectrpc/connect";
-import { createGrpcTransport } from "@connectrpc/connect-node";
 import { CribError } from "../error.ts";
-import { ImageAdminService, type StoredImage } from "../gen/crib/v1/image_admin_pb.ts";
-import { ImageService } from "../gen/runtime/v1/image_service_pb.ts";
+import type { StoredImage } from "../gen/crib/v1/image_admin_pb.ts";
+import { type CriClients, connectCri } from "./cri-client.ts";
 
 interface Options {
   socket: string;
@@ -18,7 +16,7 @@ const SPOOL_DIRECTORY = "/var/tmp";
 
 /** `crib images list` */
 export async function listImages(options: Options): Promise<void> {
-  const { images } = await ask(options, ({ cri }) => cri.listImages({}));
+  const { images } = await ask(options, ({ image }) => image.listImages({}));
   const rows = images.map(({ id, repoTags, repoDigests, size, pinned }) => ({
     id,
     names: [...repoTags, ...repoDigests],
@@ -77,25 +75,16 @@ export async function checkImages(
   return damaged.every(({ repaired }) => repaired) ? 0 : 1;
 }
 
-async function ask<T>(
-  options: Options,
-  body: (clients: ReturnType<typeof clientsOf>) => Promise<T>,
-) {
+async function ask<T>({ socket }: Options, body: (clients: CriClients) => Promise<T>): Promise<T> {
+  const clients = connectCri(socket);
   try {
-    return await body(clientsOf(options.socket));
+    return await body(clients);
   } catch (error) {
-    if (!(error instanceof ConnectError)) throw error;
-    throw new CribError("Unavailable", `${options.socket}: ${error.rawMessage}`);
+    if (!(error instanceof CribError)) throw error;
+    throw new CribError("Unavailable", `${socket}: ${error.message}`);
+  } finally {
+    clients.close();
   }
-}
-
-function clientsOf(socket: string) {
-  const nodeOptions = { path: socket };
-  const transport = createGrpcTransport({ baseUrl: "http://localhost", nodeOptions });
-  return {
-    cri: createClient(ImageService, transport),
-    admin: createClient(ImageAdminService, transport),
-  };
 }
 
 function printStored(options: Options, images: readonly StoredImage[]): void {

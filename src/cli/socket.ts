@@ -1,16 +1,16 @@
 import { chmodSync, lstatSync, mkdirSync, unlinkSync } from "node:fs";
-import type { Http2Server } from "node:http2";
-import { connect } from "node:net";
+import { connect, createServer, type Server, type Socket } from "node:net";
 import { dirname } from "node:path";
 import { CribError } from "../error.ts";
 
 /**
- * Lets the server listen on a unix socket, mode 0660: root and its group, as containerd's.
+ * Listens on a unix socket, mode 0660: root and its group, as containerd's.
  *
  * @throws CribError FailedPrecondition when another daemon answers there, or something else is there.
  */
-export async function listen(server: Http2Server, path: string): Promise<void> {
+export async function listen(path: string, accept: (connection: Socket) => void): Promise<Server> {
   await takeSocket(path);
+  const server = createServer(accept);
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
     const umask = process.umask(0o117);
@@ -18,6 +18,7 @@ export async function listen(server: Http2Server, path: string): Promise<void> {
     process.umask(umask);
   });
   chmodSync(path, 0o660);
+  return server;
 }
 
 /** Makes way for our socket: a dead daemon's is removed, a living one's is an error. */

@@ -1,11 +1,8 @@
-import { ConnectError, createClient } from "@connectrpc/connect";
-import { createGrpcTransport } from "@connectrpc/connect-node";
 import * as v from "valibot";
 import { CribError } from "../error.ts";
 import { ContainerState } from "../gen/runtime/v1/container_pb.ts";
-import { ImageService } from "../gen/runtime/v1/image_service_pb.ts";
 import { PodSandboxState } from "../gen/runtime/v1/pod_sandbox_pb.ts";
-import { RuntimeService } from "../gen/runtime/v1/runtime_service_pb.ts";
+import { connectCri } from "./cri-client.ts";
 
 const DEADLINE_MS = 10_000;
 
@@ -57,13 +54,7 @@ export async function status(options: { socket: string; json?: boolean }): Promi
 }
 
 async function ask(socket: string): Promise<Report> {
-  const transport = createGrpcTransport({
-    baseUrl: "http://localhost",
-    nodeOptions: { path: socket },
-    defaultTimeoutMs: DEADLINE_MS,
-  });
-  const runtime = createClient(RuntimeService, transport);
-  const image = createClient(ImageService, transport);
+  const { runtime, image, close } = connectCri(socket, { timeoutMs: DEADLINE_MS });
   try {
     const [state, pods, containers, images, fs] = await Promise.all([
       runtime.status({ verbose: true }),
@@ -94,8 +85,10 @@ async function ask(socket: string): Promise<Report> {
       },
     };
   } catch (error) {
-    if (!(error instanceof ConnectError)) throw error;
-    throw new CribError("Unavailable", `no crib answers on ${socket}: ${error.rawMessage}`);
+    if (!(error instanceof CribError)) throw error;
+    throw new CribError("Unavailable", `no crib answers on ${socket}: ${error.message}`);
+  } finally {
+    close();
   }
 }
 

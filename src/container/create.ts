@@ -3,10 +3,7 @@ import { mkdirSync, writeFileSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import { CribError } from "../error.ts";
-import {
-  type ContainerConfig,
-  ContainerConfigSchema,
-} from "../gen/runtime/v1/container_config_pb.ts";
+import type { ContainerConfig } from "../gen/runtime/v1/container_config_pb.ts";
 import { NamespaceMode } from "../gen/runtime/v1/security_pb.ts";
 import type { Image } from "../image/images.ts";
 import { oomFile } from "../linux/cgroup.ts";
@@ -85,7 +82,7 @@ function fingerprintOf(config: ContainerConfig): string {
   const mounts = config.mounts.map((mount) =>
     mount.containerPath === message ? { ...mount, hostPath: "" } : mount,
   );
-  return fingerprint(ContainerConfigSchema, { ...config, mounts });
+  return fingerprint({ ...config, mounts });
 }
 
 function make(core: Core, pod: PodRecord, config: ContainerConfig): Promise<string> {

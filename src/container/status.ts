@@ -1,12 +1,6 @@
-import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import type { DeepPartial } from "../gen/runtime/v1/common_pb.ts";
 import { Signal } from "../gen/runtime/v1/container_config_pb.ts";
-import {
-  type Container,
-  ContainerSchema,
-  ContainerState,
-  type ContainerStatus,
-  ContainerStatusSchema,
-} from "../gen/runtime/v1/container_pb.ts";
+import { Container, ContainerState, ContainerStatus } from "../gen/runtime/v1/container_pb.ts";
 import type { Image } from "../image/images.ts";
 import type { ContainerPhase, ContainerRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
@@ -26,7 +20,7 @@ export function stateOf(container: ContainerRecord): ContainerState {
 
 /** What ListContainers says of a container. */
 export function toContainer(container: ContainerRecord): Container {
-  return create(ContainerSchema, {
+  return Container.fromPartial({
     id: container.id,
     podSandboxId: container.podId,
     metadata: container.config.metadata,
@@ -50,7 +44,7 @@ export function toContainerStatus(core: Core, container: ContainerRecord): Conta
   const { config } = container;
   const image = core.images.find(container.imageId);
   const resources = config.linux?.resources;
-  const status: MessageInitShape<typeof ContainerStatusSchema> = {
+  const status: DeepPartial<ContainerStatus> = {
     id: container.id,
     metadata: config.metadata,
     state: stateOf(container),
@@ -78,5 +72,5 @@ export function toContainerStatus(core: Core, container: ContainerRecord): Conta
     },
     stopSignal: stopSignal(Signal.RUNTIME_DEFAULT, String(container.stopSignal)).signal,
   };
-  return create(ContainerStatusSchema, status);
+  return ContainerStatus.fromPartial(status);
 }

@@ -1,4 +1,3 @@
-import type { ServiceImpl } from "@connectrpc/connect";
 import { createContainer } from "../container/create.ts";
 import { droppedLogBytesOf } from "../container/dropped-log.ts";
 import { containerPaths } from "../container/paths.ts";
@@ -8,13 +7,14 @@ import { startContainer } from "../container/start.ts";
 import { stateOf, toContainer, toContainerStatus } from "../container/status.ts";
 import { stopContainer } from "../container/stop.ts";
 import type { ContainerFilter } from "../gen/runtime/v1/container_pb.ts";
-import type { RuntimeService } from "../gen/runtime/v1/runtime_service_pb.ts";
+import type { RuntimeServiceDefinition } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { requireContainer } from "../state/find.ts";
 import type { ContainerRecord } from "../state/records.ts";
 import type { CriContext } from "./context.ts";
 import { requireId } from "./ids.ts";
 import { infoOf } from "./info.ts";
 import { hasLabels } from "./labels.ts";
+import type { ServiceImpl } from "./service.ts";
 
 /** The life of a container: Create, Start, Stop, Remove, Status, List, ReopenContainerLog. */
 export function containerRpcs({ core }: CriContext) {
@@ -66,7 +66,7 @@ export function containerRpcs({ core }: CriContext) {
       );
       return { containers: containers.map(toContainer) };
     },
-  } satisfies Partial<ServiceImpl<typeof RuntimeService>>;
+  } satisfies ServiceImpl<typeof RuntimeServiceDefinition>;
 }
 
 function matches(container: ContainerRecord, filter: ContainerFilter | undefined): boolean {

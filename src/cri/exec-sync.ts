@@ -1,8 +1,8 @@
-import type { ServiceImpl } from "@connectrpc/connect";
 import { execSync } from "../container/exec-sync.ts";
-import type { RuntimeService } from "../gen/runtime/v1/runtime_service_pb.ts";
+import type { RuntimeServiceDefinition } from "../gen/runtime/v1/runtime_service_pb.ts";
 import type { CriContext } from "./context.ts";
 import { requireId } from "./ids.ts";
+import type { ServiceImpl } from "./service.ts";
 
 /** ExecSync. */
 export function execSyncRpcs({ core }: CriContext) {
@@ -15,5 +15,5 @@ export function execSyncRpcs({ core }: CriContext) {
         signal,
       });
     },
-  } satisfies Partial<ServiceImpl<typeof RuntimeService>>;
+  } satisfies ServiceImpl<typeof RuntimeServiceDefinition>;
 }

@@ -1,9 +1,9 @@
-import type { ServiceImpl } from "@connectrpc/connect";
 import { imagesOf } from "../container/image-volumes.ts";
 import { CribError } from "../error.ts";
-import type { ImageAdminService } from "../gen/crib/v1/image_admin_pb.ts";
+import type { ImageAdminServiceDefinition } from "../gen/crib/v1/image_admin_pb.ts";
 import type { Image } from "../image/images.ts";
 import type { CriContext } from "./context.ts";
+import type { ServiceImpl } from "./service.ts";
 
 /** What `crib images` asks: ImportImages, PruneImages, CheckImages. */
 export function imageAdminRpcs({ core }: CriContext) {
@@ -24,7 +24,7 @@ export function imageAdminRpcs({ core }: CriContext) {
       const { checkedLayers, damaged } = await core.images.check({ fast, repair }, signal);
       return { checkedLayers: BigInt(checkedLayers), damaged };
     },
-  } satisfies Partial<ServiceImpl<typeof ImageAdminService>>;
+  } satisfies ServiceImpl<typeof ImageAdminServiceDefinition>;
 }
 
 function toStored({ id, repoTags, repoDigests, sizeBytes }: Image) {

@@ -1,12 +1,11 @@
-import type { MessageInitShape } from "@bufbuild/protobuf";
-import type { ServiceImpl } from "@connectrpc/connect";
 import { CribError } from "../error.ts";
-import type { ImageSpec } from "../gen/runtime/v1/common_pb.ts";
-import type { ImageSchema } from "../gen/runtime/v1/image_pb.ts";
-import type { ImageService } from "../gen/runtime/v1/image_service_pb.ts";
+import type { DeepPartial, ImageSpec } from "../gen/runtime/v1/common_pb.ts";
+import type { Image as ImageMessage } from "../gen/runtime/v1/image_pb.ts";
+import type { ImageServiceDefinition } from "../gen/runtime/v1/image_service_pb.ts";
 import type { Image } from "../image/images.ts";
 import type { CriContext } from "./context.ts";
 import { infoOf } from "./info.ts";
+import type { ServiceImpl } from "./service.ts";
 
 /** PullImage, ListImages, ImageStatus, RemoveImage, ImageFsInfo. */
 export function imageRpcs({ core, stats }: CriContext) {
@@ -62,7 +61,7 @@ export function imageRpcs({ core, stats }: CriContext) {
         ],
       };
     },
-  } satisfies Partial<ServiceImpl<typeof ImageService>>;
+  } satisfies ServiceImpl<typeof ImageServiceDefinition>;
 }
 
 function requireImage(spec: ImageSpec | undefined): string {
@@ -72,7 +71,7 @@ function requireImage(spec: ImageSpec | undefined): string {
 }
 
 /** CRI's form of an image. The kubelet's runAsNonRoot check needs the user: a number or a name. */
-function toImage(image: Image): MessageInitShape<typeof ImageSchema> {
+function toImage(image: Image): DeepPartial<ImageMessage> {
   const user = (image.config.User ?? "").split(":")[0] ?? "";
   const numeric = /^\d+$/.test(user);
   return {

@@ -1,6 +1,5 @@
-import type { ServiceImpl } from "@connectrpc/connect";
 import { containerPaths, podPaths } from "../container/paths.ts";
-import type { RuntimeService } from "../gen/runtime/v1/runtime_service_pb.ts";
+import type { RuntimeServiceDefinition } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { removePod } from "../pod/remove.ts";
 import { runPod } from "../pod/run.ts";
 import { stateOf, toPodSandbox, toPodSandboxStatus } from "../pod/status.ts";
@@ -10,6 +9,7 @@ import type { CriContext } from "./context.ts";
 import { requireId } from "./ids.ts";
 import { infoOf } from "./info.ts";
 import { hasLabels } from "./labels.ts";
+import type { ServiceImpl } from "./service.ts";
 
 /** RunPodSandbox, StopPodSandbox, RemovePodSandbox, PodSandboxStatus, ListPodSandbox. */
 export function podSandboxRpcs({ core }: CriContext) {
@@ -58,5 +58,5 @@ export function podSandboxRpcs({ core }: CriContext) {
       );
       return { items: items.map(toPodSandbox) };
     },
-  } satisfies Partial<ServiceImpl<typeof RuntimeService>>;
+  } satisfies ServiceImpl<typeof RuntimeServiceDefinition>;
 }

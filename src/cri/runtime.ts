@@ -1,9 +1,9 @@
-import type { ServiceImpl } from "@connectrpc/connect";
 import { messageOf } from "../error.ts";
 import { CgroupDriver } from "../gen/runtime/v1/runtime_pb.ts";
-import type { RuntimeService } from "../gen/runtime/v1/runtime_service_pb.ts";
+import type { RuntimeServiceDefinition } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { RUNTIME_API_VERSION, RUNTIME_NAME, VERSION } from "../version.ts";
 import type { CriContext } from "./context.ts";
+import type { ServiceImpl } from "./service.ts";
 
 /** Version, Status, RuntimeConfig. */
 export function runtimeRpcs({ core, streaming }: CriContext) {
@@ -37,7 +37,7 @@ export function runtimeRpcs({ core, streaming }: CriContext) {
         core.cgroupDriver === "systemd" ? CgroupDriver.SYSTEMD : CgroupDriver.CGROUPFS;
       return { linux: { cgroupDriver } };
     },
-  } satisfies Partial<ServiceImpl<typeof RuntimeService>>;
+  } satisfies ServiceImpl<typeof RuntimeServiceDefinition>;
 }
 
 type Core = CriContext["core"];

@@ -1,20 +1,26 @@
 import { randomBytes } from "node:crypto";
-import { createServer, type Http2Server } from "node:http2";
-import type { Interceptor, ServiceImpl } from "@connectrpc/connect";
-import { connectNodeAdapter } from "@connectrpc/connect-node";
+import type { Socket } from "node:net";
+import {
+  type MethodDefinition,
+  Server,
+  ServerCredentials,
+  type ServerUnaryCall,
+  type sendUnaryData,
+} from "@grpc/grpc-js";
 import { CribError, messageOf } from "../error.ts";
-import { ImageAdminService } from "../gen/crib/v1/image_admin_pb.ts";
-import { ImageService } from "../gen/runtime/v1/image_service_pb.ts";
-import { RuntimeService } from "../gen/runtime/v1/runtime_service_pb.ts";
+import { ImageAdminServiceDefinition } from "../gen/crib/v1/image_admin_pb.ts";
+import { ImageServiceDefinition } from "../gen/runtime/v1/image_service_pb.ts";
+import { RuntimeServiceDefinition } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { log, withLog } from "../observe/log.ts";
 import { containerRpcs } from "./containers.ts";
 import type { CriContext } from "./context.ts";
-import { toConnectError } from "./errors.ts";
+import { statusCode } from "./errors.ts";
 import { execSyncRpcs } from "./exec-sync.ts";
 import { imageAdminRpcs } from "./image-admin.ts";
 import { imageRpcs } from "./images.ts";
 import { podSandboxRpcs } from "./pod-sandboxes.ts";
 import { runtimeRpcs } from "./runtime.ts";
+import { type CallContext, methodDefinition, type Service, type ServiceImpl } from "./service.ts";
 import { containerStatsRpcs } from "./stats.ts";
 import { streamingRpcs } from "./streaming.ts";
 
@@ -23,59 +29,80 @@ const MAX_MESSAGE_BYTES = 80 * 1024 * 1024;
 /** Answered at once, also while pods are being recovered. */
 const ALWAYS = new Set(["Version", "Status", "RuntimeConfig"]);
 
-/**
- * The HTTP/2 server (prior knowledge, as gRPC clients speak on a unix socket) of both CRI services; the
- * caller lets it listen. RPCs that Crib does not have answer Unimplemented at once: they are not in the
- * implementations.
- */
-export function criServer(context: CriContext): Http2Server {
-  const runtime: Partial<ServiceImpl<typeof RuntimeService>> = {
+/** The gRPC server of both CRI services; who listens hands it the connections. */
+export interface CriServer {
+  accept(connection: Socket): void;
+  /** Takes no new calls; those that run may go on for `graceMs`. */
+  drain(graceMs: number): void;
+}
+
+/** RPCs that Crib does not have answer Unimplemented at once: they are not in the implementations. */
+export function criServer(context: CriContext): CriServer {
+  const server = new Server({
+    "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
+    "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
+    "grpc.enable_channelz": 0,
+  });
+  const { recovered } = context;
+  serve(server, recovered, RuntimeServiceDefinition, {
     ...runtimeRpcs(context),
     ...podSandboxRpcs(context),
     ...containerRpcs(context),
     ...execSyncRpcs(context),
     ...containerStatsRpcs(context),
     ...streamingRpcs(context),
-  };
-  const handler = connectNodeAdapter({
-    routes: (router) => {
-      router.service(RuntimeService, runtime);
-      router.service(ImageService, imageRpcs(context));
-      router.service(ImageAdminService, imageAdminRpcs(context));
-    },
-    connect: false,
-    grpcWeb: false,
-    interceptors: [observe, gate(context.recovered)],
-    readMaxBytes: MAX_MESSAGE_BYTES,
-    writeMaxBytes: MAX_MESSAGE_BYTES,
-    // Answers do not leave the machine: compressing them would only cost time.
-    compressMinBytes: MAX_MESSAGE_BYTES,
   });
-  return createServer({}, handler);
+  serve(server, recovered, ImageServiceDefinition, imageRpcs(context));
+  serve(server, recovered, ImageAdminServiceDefinition, imageAdminRpcs(context));
+  const connections = server.createConnectionInjector(ServerCredentials.createInsecure());
+  return {
+    accept: (connection) => connections.injectConnection(connection),
+    drain: (graceMs) => connections.drain(graceMs),
+  };
+}
+
+type Handler = (request: unknown, context: CallContext) => unknown;
+
+function serve<S extends Service>(
+  server: Server,
+  recovered: Promise<void>,
+  service: S,
+  implementation: ServiceImpl<S>,
+): void {
+  const implemented = implementation as Readonly<Record<string, Handler | undefined>>;
+  const definitions: Record<string, MethodDefinition<unknown, unknown>> = {};
+  const handlers: Record<string, ReturnType<typeof unary>> = {};
+  for (const [key, method] of Object.entries(service.methods)) {
+    const handler = implemented[key];
+    if (handler === undefined) continue;
+    const ready = ALWAYS.has(method.name) ? undefined : recovered;
+    definitions[method.name] = methodDefinition(service, method);
+    handlers[method.name] = unary(method.name, async (request, callContext) => {
+      await ready;
+      return handler(request, callContext);
+    });
+  }
+  server.addService(definitions, handlers);
 }
 
 /** A request id for every line of log, the RPC's name, duration and outcome; errors as gRPC's. */
-const observe: Interceptor = (next) => (request) =>
-  withLog({ requestId: randomBytes(6).toString("hex"), rpc: request.method.name }, async () => {
+function unary(rpc: string, handler: Handler) {
+  return (call: ServerUnaryCall<unknown, unknown>, answer: sendUnaryData<unknown>): void => {
+    const abort = new AbortController();
+    call.on("cancelled", () => abort.abort(new CribError("Canceled", "the client has gone")));
     const start = performance.now();
     const ms = () => Math.round((performance.now() - start) * 10) / 10;
-    try {
-      const response = await next(request);
-      log().debug({ ms: ms() }, "answered");
-      return response;
-    } catch (error) {
-      const failure = toConnectError(error);
-      const internal = !(error instanceof CribError) && failure !== error;
-      const fields = { ms: ms(), error: messageOf(error), ...(internal && { err: error }) };
-      log()[internal ? "error" : "warn"](fields, "failed");
-      throw failure;
-    }
-  });
-
-const gate =
-  (recovered: Promise<void>): Interceptor =>
-  (next) =>
-  async (request) => {
-    if (!ALWAYS.has(request.method.name)) await recovered;
-    return next(request);
+    void withLog({ requestId: randomBytes(6).toString("hex"), rpc }, async () => {
+      try {
+        const response = await handler(call.request, { signal: abort.signal });
+        log().debug({ ms: ms() }, "answered");
+        answer(null, response);
+      } catch (error) {
+        const internal = !(error instanceof CribError);
+        const fields = { ms: ms(), error: messageOf(error), ...(internal && { err: error }) };
+        log()[internal ? "error" : "warn"](fields, "failed");
+        answer({ code: statusCode(error), details: messageOf(error) });
+      }
+    });
   };
+}

@@ -1,11 +1,11 @@
-import type { ServiceImpl } from "@connectrpc/connect";
-import type { RuntimeService } from "../gen/runtime/v1/runtime_service_pb.ts";
+import type { RuntimeServiceDefinition } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { requireContainer } from "../state/find.ts";
 import type { ContainerRecord } from "../state/records.ts";
 import type { StatsTarget } from "../stats/reader.ts";
 import type { CriContext } from "./context.ts";
 import { requireId } from "./ids.ts";
 import { hasLabels } from "./labels.ts";
+import type { ServiceImpl } from "./service.ts";
 
 /** ContainerStats and ListContainerStats. */
 export function containerStatsRpcs({ core, stats }: CriContext) {
@@ -40,5 +40,5 @@ export function containerStatsRpcs({ core, stats }: CriContext) {
       );
       return { stats: await stats.read(containers.map(target)) };
     },
-  } satisfies Partial<ServiceImpl<typeof RuntimeService>>;
+  } satisfies ServiceImpl<typeof RuntimeServiceDefinition>;
 }

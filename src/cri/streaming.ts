@@ -1,11 +1,11 @@
-import type { ServiceImpl } from "@connectrpc/connect";
 import { requireRunning } from "../container/command.ts";
 import { requireStreams } from "../container/exec.ts";
 import { CribError } from "../error.ts";
-import type { RuntimeService } from "../gen/runtime/v1/runtime_service_pb.ts";
+import type { RuntimeServiceDefinition } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { requirePod } from "../state/find.ts";
 import type { CriContext } from "./context.ts";
 import { requireId } from "./ids.ts";
+import type { ServiceImpl } from "./service.ts";
 
 /** Exec, Attach, PortForward: each answers with a URL where the client may connect once. */
 export function streamingRpcs({ core, streaming }: CriContext) {
@@ -38,5 +38,5 @@ export function streamingRpcs({ core, streaming }: CriContext) {
       const url = await streaming.url({ kind: "portforward", podSandboxId: pod.id, ports: port });
       return { url };
     },
-  } satisfies Partial<ServiceImpl<typeof RuntimeService>>;
+  } satisfies ServiceImpl<typeof RuntimeServiceDefinition>;
 }

@@ -5,11 +5,7 @@ import { podPaths } from "../container/paths.ts";
 import { monitorPlacementOf } from "../container/placement.ts";
 import { inState } from "../container/room.ts";
 import { CribError } from "../error.ts";
-import {
-  type PodSandboxConfig,
-  PodSandboxConfigSchema,
-  Protocol,
-} from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
+import { type PodSandboxConfig, Protocol } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
 import { createCgroup, joinFiles } from "../linux/cgroup.ts";
 import { type CgroupPlacement, startScope } from "../linux/systemd.ts";
 import type { Monitor } from "../monitor/client.ts";
@@ -41,7 +37,7 @@ export async function runPod(
   if (config === undefined) throw new CribError("InvalidArgument", "config is missing");
   validatePod(core, config);
   const { name = "", namespace = "", uid = "", attempt = 0 } = config.metadata ?? {};
-  const print = (of: PodSandboxConfig) => fingerprint(PodSandboxConfigSchema, of);
+  const print = (of: PodSandboxConfig) => fingerprint(of);
   return core.creations.run({
     what: `pod sandbox ${namespace}/${name} (uid ${uid}, attempt ${attempt})`,
     key: JSON.stringify(["pod", namespace, name, uid, attempt]),

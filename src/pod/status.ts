@@ -1,11 +1,4 @@
-import { create } from "@bufbuild/protobuf";
-import {
-  type PodSandbox,
-  PodSandboxSchema,
-  PodSandboxState,
-  type PodSandboxStatus,
-  PodSandboxStatusSchema,
-} from "../gen/runtime/v1/pod_sandbox_pb.ts";
+import { PodSandbox, PodSandboxState, PodSandboxStatus } from "../gen/runtime/v1/pod_sandbox_pb.ts";
 import { NamespaceMode } from "../gen/runtime/v1/security_pb.ts";
 import type { PodRecord } from "../state/records.ts";
 
@@ -16,7 +9,7 @@ export function stateOf(pod: PodRecord): PodSandboxState {
 
 /** What ListPodSandbox says of a pod. */
 export function toPodSandbox(pod: PodRecord): PodSandbox {
-  return create(PodSandboxSchema, {
+  return PodSandbox.fromPartial({
     id: pod.id,
     metadata: pod.config.metadata,
     state: stateOf(pod),
@@ -31,7 +24,7 @@ export function toPodSandbox(pod: PodRecord): PodSandbox {
 export function toPodSandboxStatus(pod: PodRecord): PodSandboxStatus {
   const [ip = "", ...additional] = pod.ips;
   const options = pod.config.linux?.securityContext?.namespaceOptions;
-  return create(PodSandboxStatusSchema, {
+  return PodSandboxStatus.fromPartial({
     id: pod.id,
     metadata: pod.config.metadata,
     state: stateOf(pod),

@@ -45,6 +45,8 @@ function reserve(database: Database, path: string): void {
     database.run(`INSERT INTO reserve VALUES (zeroblob(${RESERVE_BYTES}))`);
     database.run("DROP TABLE reserve");
     database.run("PRAGMA wal_checkpoint(RESTART)");
+    // All those pages are in its cache now.
+    database.run("PRAGMA shrink_memory");
   } catch (error) {
     // The disk is full already: what there is must do.
     log().warn({ path, error: messageOf(error) }, "no room to reserve for the database");

@@ -1,9 +1,8 @@
 import type { Database, SQLQueryBindings } from "bun:sqlite";
-import { fromBinary, toBinary } from "@bufbuild/protobuf";
 import * as v from "valibot";
 import { messageOf } from "../error.ts";
-import { ContainerConfigSchema } from "../gen/runtime/v1/container_config_pb.ts";
-import { PodSandboxConfigSchema } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
+import { ContainerConfig } from "../gen/runtime/v1/container_config_pb.ts";
+import { PodSandboxConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
 import { log } from "../observe/log.ts";
 import { databaseError } from "./database.ts";
 import type { ContainerRecord, PodRecord } from "./records.ts";
@@ -90,7 +89,7 @@ export class Store {
         )
         .run({
           id: pod.id,
-          config: toBinary(PodSandboxConfigSchema, pod.config),
+          config: PodSandboxConfig.encode(pod.config).finish(),
           record: toJson(pod),
         }),
     );
@@ -110,7 +109,7 @@ export class Store {
         .run({
           id: container.id,
           podId: container.podId,
-          config: toBinary(ContainerConfigSchema, container.config),
+          config: ContainerConfig.encode(container.config).finish(),
           record: toJson(container),
         }),
     );
@@ -195,14 +194,14 @@ export class Store {
 
   #loadPods(): void {
     this.#load("pods", (row) => {
-      const config = fromBinary(PodSandboxConfigSchema, row.config);
+      const config = PodSandboxConfig.decode(row.config);
       this.pods.set(row.id, { id: row.id, config, ...v.parse(podRow, JSON.parse(row.record)) });
     });
   }
 
   #loadContainers(): void {
     this.#load("containers", (row) => {
-      const config = fromBinary(ContainerConfigSchema, row.config);
+      const config = ContainerConfig.decode(row.config);
       const podId = String(row.pod_id);
       if (!this.pods.has(podId)) throw new Error(`its pod ${podId} is not there`);
       const rest = v.parse(containerRow, JSON.parse(row.record));

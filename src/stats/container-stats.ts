@@ -1,17 +1,16 @@
 /** Container statistics as CRI's ContainerStats message. */
-import { create, type MessageInitShape } from "@bufbuild/protobuf";
+import type { DeepPartial } from "../gen/runtime/v1/common_pb.ts";
 import {
-  type ContainerAttributesSchema,
-  type ContainerStats,
-  ContainerStatsSchema,
-  type PsiStatsSchema,
+  type ContainerAttributes,
+  ContainerStats,
+  type PsiStats,
 } from "../gen/runtime/v1/stats_pb.ts";
 import type { CgroupReading } from "./cgroup-stats.ts";
 import type { DiskUsage } from "./disk-usage.ts";
 import type { Psi, PsiData } from "./parse.ts";
 
 export interface ContainerStatsParts {
-  attributes: MessageInitShape<typeof ContainerAttributesSchema>;
+  attributes: DeepPartial<ContainerAttributes>;
   /** undefined: the container does not run, so it has no cgroup. */
   reading: CgroupReading | undefined;
   /** From the second sample on. */
@@ -34,7 +33,7 @@ function psiData(data: PsiData) {
   };
 }
 
-function psiStats(psi: Psi | undefined): MessageInitShape<typeof PsiStatsSchema> | undefined {
+function psiStats(psi: Psi | undefined): DeepPartial<PsiStats> | undefined {
   if (psi === undefined) return undefined;
   return {
     Full: psi.full && psiData(psi.full),
@@ -50,7 +49,7 @@ export function toContainerStats(parts: ContainerStatsParts): ContainerStats {
   const { reading, writableLayer } = parts;
   const { cpu, memory, swap, io } = reading ?? {};
   const timestamp = reading?.timestampNs ?? 0n;
-  return create(ContainerStatsSchema, {
+  return ContainerStats.fromPartial({
     attributes: parts.attributes,
     cpu: cpu && {
       timestamp,

@@ -1,7 +1,8 @@
 /** Reads containers' statistics when they are asked for: no timer, no process, no state but last samples. */
+
 import { setImmediate as nextTurn } from "node:timers/promises";
-import type { MessageInitShape } from "@bufbuild/protobuf";
-import type { ContainerAttributesSchema, ContainerStats } from "../gen/runtime/v1/stats_pb.ts";
+import type { DeepPartial } from "../gen/runtime/v1/common_pb.ts";
+import type { ContainerAttributes, ContainerStats } from "../gen/runtime/v1/stats_pb.ts";
 import type { CgroupHost } from "../linux/cgroup.ts";
 import { log } from "../observe/log.ts";
 import { type CgroupReading, readCgroupStats } from "./cgroup-stats.ts";
@@ -19,7 +20,7 @@ const BATCH = 16;
 /** What to read of one container. */
 export interface StatsTarget {
   id: string;
-  attributes: MessageInitShape<typeof ContainerAttributesSchema>;
+  attributes: DeepPartial<ContainerAttributes>;
   /** undefined: it does not run. */
   cgroupPath: string | undefined;
   /** Its overlay upper directory. */

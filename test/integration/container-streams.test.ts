@@ -1,13 +1,12 @@
 /** Exec, Attach and dial as the streaming server calls them, over a real monitor and runc. Needs root. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readdirSync } from "node:fs";
-import { create } from "@bufbuild/protobuf";
 import { attach } from "../../src/container/attach.ts";
 import type { Core } from "../../src/container/core.ts";
 import { exec } from "../../src/container/exec.ts";
 import { containerPaths } from "../../src/container/paths.ts";
 import type { CommandRequest } from "../../src/container/streams.ts";
-import { ContainerConfigSchema } from "../../src/gen/runtime/v1/container_config_pb.ts";
+import { ContainerConfig } from "../../src/gen/runtime/v1/container_config_pb.ts";
 import { dial } from "../../src/pod/dial.ts";
 import { OciRuntime } from "../../src/runtime/oci-runtime.ts";
 import type { StreamingBackend } from "../../src/streaming/channels.ts";
@@ -46,7 +45,7 @@ afterAll(async () => pod.dispose());
 async function run(launch: Launch): Promise<string> {
   const id = await pod.run(launch);
   const { stdin, stdinOnce, tty } = launch;
-  const config = create(ContainerConfigSchema, { stdin, stdinOnce, tty });
+  const config = ContainerConfig.fromPartial({ stdin, stdinOnce, tty });
   const record = { id, podId: POD, phase: "running", config };
   core.store.containers.set(id, record as never);
   return id;

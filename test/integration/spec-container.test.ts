@@ -16,16 +16,15 @@ import {
 } from "node:fs";
 import { networkInterfaces, tmpdir } from "node:os";
 import { join } from "node:path";
-import { create } from "@bufbuild/protobuf";
 import { buildSpec, type SpecInput } from "../../src/container/spec/index.ts";
 import {
-  LinuxContainerConfigSchema,
-  LinuxContainerSecurityContextSchema,
+  LinuxContainerConfig,
+  LinuxContainerSecurityContext,
   MountPropagation,
 } from "../../src/gen/runtime/v1/container_config_pb.ts";
 import {
   NamespaceMode,
-  NamespaceOptionSchema,
+  NamespaceOption,
   SecurityProfile_ProfileType as ProfileType,
   SupplementalGroupsPolicy,
 } from "../../src/gen/runtime/v1/security_pb.ts";
@@ -115,9 +114,9 @@ async function run(
   more: Parameters<typeof specInput>[2] = {},
 ): Promise<Run> {
   const made = input({ command: ["/bin/sh", "-c", script], ...config }, more);
-  const linux = create(LinuxContainerConfigSchema, made.container.config.linux);
-  linux.securityContext ??= create(LinuxContainerSecurityContextSchema);
-  linux.securityContext.namespaceOptions ??= create(NamespaceOptionSchema, {
+  const linux = LinuxContainerConfig.fromPartial(made.container.config.linux ?? {});
+  linux.securityContext ??= LinuxContainerSecurityContext.fromPartial({});
+  linux.securityContext.namespaceOptions ??= NamespaceOption.fromPartial({
     pid: NamespaceMode.CONTAINER,
   });
   made.container.config.linux = linux;

@@ -1,15 +1,14 @@
 /** In the virtual machine: pods and containers made through CRI, as a kubelet would. */
-import type { MessageInitShape } from "@bufbuild/protobuf";
-import type { ContainerConfigSchema } from "../../src/gen/runtime/v1/container_config_pb.ts";
+import type { DeepPartial } from "../../src/gen/runtime/v1/common_pb.ts";
+import type { ContainerConfig as ContainerConfigMessage } from "../../src/gen/runtime/v1/container_config_pb.ts";
 import { ContainerState, type ContainerStatus } from "../../src/gen/runtime/v1/container_pb.ts";
-import type { PodSandboxConfigSchema } from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
-import type { LinuxContainerResourcesSchema } from "../../src/gen/runtime/v1/resources_pb.ts";
+import type { PodSandboxConfig } from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
+import type { LinuxContainerResources } from "../../src/gen/runtime/v1/resources_pb.ts";
 import { busybox, type Crib, until } from "./node.ts";
 
-type Plain<Init> = Extract<Init, { $typeName?: undefined }>;
-export type PodConfig = Plain<MessageInitShape<typeof PodSandboxConfigSchema>>;
-type Resources = Plain<MessageInitShape<typeof LinuxContainerResourcesSchema>>;
-export type ContainerConfig = Plain<MessageInitShape<typeof ContainerConfigSchema>>;
+export type PodConfig = DeepPartial<PodSandboxConfig>;
+type Resources = DeepPartial<LinuxContainerResources>;
+export type ContainerConfig = DeepPartial<ContainerConfigMessage>;
 
 export interface Pod {
   id: string;

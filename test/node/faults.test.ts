@@ -1,7 +1,7 @@
 /** A node whose parts fail: what Crib says of it, and that nothing is half done. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { renameSync, rmSync } from "node:fs";
-import { ConnectError } from "@connectrpc/connect";
+import { CribError } from "../../src/error.ts";
 import { exec, kubeletParent, type Pod, run, runPod, statusOf } from "./cri.ts";
 import { busybox, Crib, cleaned, leftovers, sh, until } from "./node.ts";
 
@@ -24,17 +24,17 @@ afterAll(async () => {
 });
 
 /** What a pod in `parent` is refused with; nothing of it may stay. */
-async function refusal(parent = kubeletParent("systemd", "refused")): Promise<string> {
+async function refusal(parent = kubeletParent("systemd", "refused")): Promise<CribError> {
   const error: unknown = await runPod(crib, { cgroupParent: parent }).catch((it: unknown) => it);
-  if (!(error instanceof ConnectError)) throw new Error("the pod was made");
+  if (!(error instanceof CribError)) throw new Error("the pod was made");
   await until("no trace of it", () => leftovers().length === before.length);
   expect(leftovers()).toEqual(before);
-  return error.message;
+  return error;
 }
 
 test("a cgroup parent that is no slice is refused with the remedy", async () => {
-  const message = await refusal(kubeletParent("cgroupfs", "refused"));
-  expect(message).toContain("[invalid_argument]");
+  const { code, message } = await refusal(kubeletParent("cgroupfs", "refused"));
+  expect(code).toBe("InvalidArgument");
   expect(message).toContain('"/kubepods/burstable/podrefused": not a systemd slice');
   expect(message).toContain("set the kubelet's cgroupDriver to systemd");
 });
@@ -46,8 +46,8 @@ test("without D-Bus pods are refused with the remedy, and those that run live on
     const error: unknown = await runPod(crib, {
       cgroupParent: kubeletParent("systemd", "refused"),
     }).catch((it: unknown) => it);
-    if (!(error instanceof ConnectError)) throw new Error("the pod was made");
-    expect(error.message).toContain("[failed_precondition]");
+    if (!(error instanceof CribError)) throw new Error("the pod was made");
+    expect(error.code).toBe("FailedPrecondition");
     expect(error.message).toContain("cgroup_driver systemd");
     expect(error.message).toContain("start systemd and D-Bus");
     expect(await exec(crib, container, "echo here")).toBe("here");
@@ -69,8 +69,8 @@ test("on a full /run pods are refused with the remedy, and those that run live o
   try {
     const fill = `cat /dev/zero >${filler}; ! echo >${filler}.more`;
     Bun.spawnSync(["sh", "-c", fill], { stderr: "ignore" });
-    const message = await refusal();
-    expect(message).toContain("[resource_exhausted]");
+    const { code, message } = await refusal();
+    expect(code).toBe("ResourceExhausted");
     expect(message).toContain("/run/crib (crib.state) is full");
   } finally {
     for (const path of [filler, `${filler}.more`]) rmSync(path, { force: true });

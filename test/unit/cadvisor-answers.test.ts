@@ -1,10 +1,9 @@
 import { describe, expect, test } from "bun:test";
-import { create } from "@bufbuild/protobuf";
 import * as v from "valibot";
 import type { InfoContext } from "../../src/cadvisor/container-info.ts";
 import { cadvisorHandler } from "../../src/cadvisor/handler.ts";
-import { ContainerConfigSchema } from "../../src/gen/runtime/v1/container_config_pb.ts";
-import { PodSandboxConfigSchema } from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
+import { ContainerConfig } from "../../src/gen/runtime/v1/container_config_pb.ts";
+import { PodSandboxConfig } from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
 import type { ContainerRecord, PodRecord } from "../../src/state/records.ts";
 
 const POD = "a".repeat(64);
@@ -13,7 +12,7 @@ const CONTAINER = "b".repeat(64);
 function podRecord(): PodRecord {
   return {
     id: POD,
-    config: create(PodSandboxConfigSchema, {
+    config: PodSandboxConfig.fromPartial({
       metadata: { name: "web", namespace: "shop", uid: "u-1", attempt: 2 },
       labels: { app: "web" },
       annotations: { note: "pod's" },
@@ -33,7 +32,7 @@ function containerRecord(): ContainerRecord {
   return {
     id: CONTAINER,
     podId: POD,
-    config: create(ContainerConfigSchema, {
+    config: ContainerConfig.fromPartial({
       metadata: { name: "nginx", attempt: 3 },
       image: { image: "sha256:1234", userSpecifiedImage: "nginx:1.29" },
       annotations: { "io.kubernetes.container.restartCount": "3" },

@@ -21,7 +21,7 @@ describe("the check itself", () => {
     const files = {
       "src/main.ts": 'await import("./cli/serve.ts");',
       "src/cli/serve.ts": 'import { serve } from "../cri/server.ts";',
-      "src/cri/server.ts": 'import { connect } from "@connectrpc/connect";',
+      "src/cri/server.ts": 'import { Server } from "@grpc/grpc-js";',
       "src/pod/run.ts": 'import { create } from "../container/create.ts";\nimport "../error.ts";',
       "src/container/create.ts": 'import type { Pod } from "../gen/runtime/v1/pod_pb.ts";',
       "src/error.ts": "",

@@ -2,23 +2,20 @@ import { expect, test } from "bun:test";
 import { writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { create, type MessageInitShape } from "@bufbuild/protobuf";
 import type { Core } from "../../src/container/core.ts";
 import { logPathOf } from "../../src/container/paths.ts";
-import {
-  DNSConfigSchema,
-  PodSandboxConfigSchema,
-} from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
+import type { DeepPartial } from "../../src/gen/runtime/v1/common_pb.ts";
+import { DNSConfig, PodSandboxConfig } from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
 import { resolvConf } from "../../src/pod/files.ts";
 import { namespaceModes, validatePod } from "../../src/pod/validate.ts";
 
-type Init = Extract<MessageInitShape<typeof PodSandboxConfigSchema>, { $typeName?: undefined }>;
+type Init = DeepPartial<PodSandboxConfig>;
 
 const core = { host: { apparmor: false, selinux: false } } as unknown as Core;
 const metadata = { name: "n", namespace: "ns", uid: "u", attempt: 0 };
 
 function validate(changes: Init): void {
-  validatePod(core, create(PodSandboxConfigSchema, { metadata, ...changes }));
+  validatePod(core, PodSandboxConfig.fromPartial({ metadata, ...changes }));
 }
 
 const sysctl = (name: string, options = {}): Init => ({
@@ -80,10 +77,10 @@ test.each([
 test("a pod shares what its options say, and has its own of the rest", () => {
   const modes = (namespaceOptions: object) =>
     namespaceModes(
-      create(PodSandboxConfigSchema, { linux: { securityContext: { namespaceOptions } } }),
+      PodSandboxConfig.fromPartial({ linux: { securityContext: { namespaceOptions } } }),
     );
   const own = { hostNetwork: false, hostIpc: false, sharedPid: true };
-  expect(namespaceModes(create(PodSandboxConfigSchema))).toEqual(own);
+  expect(namespaceModes(PodSandboxConfig.fromPartial({}))).toEqual(own);
   expect(modes({ network: 2, ipc: 2, pid: 2 })).toEqual({
     hostNetwork: true,
     hostIpc: true,
@@ -93,7 +90,7 @@ test("a pod shares what its options say, and has its own of the rest", () => {
 });
 
 test("resolv.conf holds what the pod says, else what the host has", () => {
-  const dns = (init: MessageInitShape<typeof DNSConfigSchema>) => create(DNSConfigSchema, init);
+  const dns = (init: DeepPartial<DNSConfig>) => DNSConfig.fromPartial(init);
   expect(
     resolvConf(
       dns({ servers: ["10.0.0.10", "::1"], searches: ["a.local", "b"], options: ["ndots:5", "x"] }),

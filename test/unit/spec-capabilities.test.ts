@@ -1,7 +1,6 @@
 import { describe, expect, test } from "bun:test";
-import { create } from "@bufbuild/protobuf";
 import { buildCapabilities } from "../../src/container/spec/capabilities.ts";
-import { CapabilitySchema } from "../../src/gen/runtime/v1/security_pb.ts";
+import { Capability } from "../../src/gen/runtime/v1/security_pb.ts";
 import { capabilityNames } from "../../src/linux/host.ts";
 
 interface Asked {
@@ -15,7 +14,7 @@ interface Asked {
 
 function build({ add, drop, ambient, privileged = false, uid = 0, available }: Asked) {
   return buildCapabilities({
-    requested: create(CapabilitySchema, {
+    requested: Capability.fromPartial({
       addCapabilities: add,
       dropCapabilities: drop,
       addAmbientCapabilities: ambient,

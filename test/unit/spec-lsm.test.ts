@@ -2,12 +2,11 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { create } from "@bufbuild/protobuf";
 import { type AppArmorRequest, buildAppArmor, checkSELinux } from "../../src/container/spec/lsm.ts";
 import {
   SecurityProfile_ProfileType as ProfileType,
-  SELinuxOptionSchema,
-  SecurityProfileSchema,
+  SELinuxOption,
+  SecurityProfile,
 } from "../../src/gen/runtime/v1/security_pb.ts";
 import { isAppArmorProfileLoaded } from "../../src/linux/apparmor.ts";
 import { hugepageSizeName, readHost } from "../../src/linux/host.ts";
@@ -16,18 +15,18 @@ const directory = mkdtempSync(join(tmpdir(), "crib-spec-lsm-"));
 afterAll(() => rmSync(directory, { recursive: true }));
 
 const on = { host: { apparmor: true } };
-const localhost = create(SecurityProfileSchema, {
+const localhost = SecurityProfile.fromPartial({
   profileType: ProfileType.Localhost,
   localhostRef: "loaded",
 });
-const prefixed = create(SecurityProfileSchema, {
+const prefixed = SecurityProfile.fromPartial({
   profileType: ProfileType.Localhost,
   localhostRef: "localhost/loaded",
 });
-const runtimeDefault = create(SecurityProfileSchema, {});
+const runtimeDefault = SecurityProfile.fromPartial({});
 const asked = { ...on, profile: runtimeDefault };
 const noParser = () => Promise.resolve(undefined);
-const unconfined = create(SecurityProfileSchema, { profileType: ProfileType.Unconfined });
+const unconfined = SecurityProfile.fromPartial({ profileType: ProfileType.Unconfined });
 
 function build(change: Partial<AppArmorRequest>): Promise<string | undefined> {
   return buildAppArmor({
@@ -126,12 +125,12 @@ describe("AppArmor", () => {
 });
 
 test("SELinux labels: an error where it is on, a warning where it is off, nothing when empty", () => {
-  const label = create(SELinuxOptionSchema, { type: "spc_t", level: "s0" });
+  const label = SELinuxOption.fromPartial({ type: "spc_t", level: "s0" });
   expect(() => checkSELinux(label, "f", { selinux: true })).toThrow('f: "spc_t:s0"');
   expect(checkSELinux(label, "f", { selinux: false })).toEqual([
     "f: spc_t:s0 has no effect: SELinux is off on this host",
   ]);
-  expect(checkSELinux(create(SELinuxOptionSchema, {}), "f", { selinux: true })).toEqual([]);
+  expect(checkSELinux(SELinuxOption.fromPartial({}), "f", { selinux: true })).toEqual([]);
 });
 
 describe("the host", () => {

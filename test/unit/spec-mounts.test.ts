@@ -10,12 +10,11 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { create } from "@bufbuild/protobuf";
 import { buildMounts, type MountRequest } from "../../src/container/spec/mounts.ts";
-import { MountPropagation, MountSchema } from "../../src/gen/runtime/v1/container_config_pb.ts";
-import type { Init } from "../fixtures/spec-input.ts";
+import type { DeepPartial } from "../../src/gen/runtime/v1/common_pb.ts";
+import { Mount, MountPropagation } from "../../src/gen/runtime/v1/container_config_pb.ts";
 
-type MountInit = Init<typeof MountSchema>;
+type MountInit = DeepPartial<Mount>;
 const { PROPAGATION_HOST_TO_CONTAINER, PROPAGATION_BIDIRECTIONAL } = MountPropagation;
 
 const top = realpathSync(mkdtempSync(join(tmpdir(), "crib-spec-mounts-")));
@@ -28,7 +27,7 @@ symlinkSync("loop", join(top, "loop"));
 
 function build(mounts: MountInit[], change: Partial<MountRequest> = {}) {
   return buildMounts({
-    mounts: mounts.map((mount) => create(MountSchema, mount)),
+    mounts: mounts.map((mount) => Mount.fromPartial(mount)),
     pod: {
       hostname: "web",
       resolvConf: "/pod/resolv.conf",

@@ -1,12 +1,11 @@
 import { expect, test } from "bun:test";
-import { create } from "@bufbuild/protobuf";
 import { buildNamespaces } from "../../src/container/spec/namespaces.ts";
-import { PodSandboxConfigSchema } from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
-import { NamespaceMode, NamespaceOptionSchema } from "../../src/gen/runtime/v1/security_pb.ts";
-import type { Init } from "../fixtures/spec-input.ts";
+import type { DeepPartial } from "../../src/gen/runtime/v1/common_pb.ts";
+import { PodSandboxConfig } from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
+import { NamespaceMode, NamespaceOption } from "../../src/gen/runtime/v1/security_pb.ts";
 
 const { POD, CONTAINER, NODE, TARGET } = NamespaceMode;
-type Options = Init<typeof NamespaceOptionSchema>;
+type Options = DeepPartial<NamespaceOption>;
 const pins = { net: "/pins/net", ipc: "/pins/ipc", uts: "/pins/uts" };
 
 interface Case {
@@ -20,12 +19,12 @@ interface Case {
 function build({ options, pod, namespaces = pins, target, privateCgroup = false }: Case): string[] {
   const built = buildNamespaces({
     pod: {
-      config: create(PodSandboxConfigSchema, {
+      config: PodSandboxConfig.fromPartial({
         linux: { securityContext: { namespaceOptions: pod } },
       }),
       namespaces,
     },
-    options: options && create(NamespaceOptionSchema, options),
+    options: options && NamespaceOption.fromPartial(options),
     targetPidNamespace: target,
     privateCgroup,
   });

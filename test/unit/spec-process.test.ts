@@ -1,5 +1,4 @@
 import { describe, expect, test } from "bun:test";
-import { create } from "@bufbuild/protobuf";
 import type { ImageDefaults } from "../../src/container/spec/index.ts";
 import {
   buildArgs,
@@ -7,7 +6,7 @@ import {
   buildRlimits,
   buildWorkingDirectory,
 } from "../../src/container/spec/process.ts";
-import { KeyValueSchema } from "../../src/gen/runtime/v1/common_pb.ts";
+import { KeyValue } from "../../src/gen/runtime/v1/common_pb.ts";
 
 const image: ImageDefaults = { Entrypoint: ["/entry", "-e"], Cmd: ["cmd"] };
 
@@ -40,7 +39,7 @@ function environment(
 ) {
   return buildEnvironment({
     envs: envs.map(([key, value]) =>
-      create(KeyValueSchema, {
+      KeyValue.fromPartial({
         key,
         value: typeof value === "string" ? Buffer.from(value) : value,
       }),

@@ -1,14 +1,14 @@
 import { describe, expect, test } from "bun:test";
-import { create } from "@bufbuild/protobuf";
 import { buildOomScoreAdj, buildResources } from "../../src/container/spec/resources.ts";
-import { LinuxContainerResourcesSchema } from "../../src/gen/runtime/v1/resources_pb.ts";
-import { ableHost, type Init } from "../fixtures/spec-input.ts";
+import type { DeepPartial } from "../../src/gen/runtime/v1/common_pb.ts";
+import { LinuxContainerResources } from "../../src/gen/runtime/v1/resources_pb.ts";
+import { ableHost } from "../fixtures/spec-input.ts";
 
-type Limits = Init<typeof LinuxContainerResourcesSchema>;
+type Limits = DeepPartial<LinuxContainerResources>;
 const MIB = 1024n * 1024n;
 
 function build(limits: Limits, host: Partial<typeof ableHost> = {}) {
-  return buildResources(create(LinuxContainerResourcesSchema, limits), { ...ableHost, ...host });
+  return buildResources(LinuxContainerResources.fromPartial(limits), { ...ableHost, ...host });
 }
 
 test("nothing specified limits nothing", () => {
@@ -165,7 +165,7 @@ test("unified is refused on cgroup v1", () => {
 
 describe("oom_score_adj", () => {
   const adjust = (value: bigint, oomScoreAdjMin: number) =>
-    buildOomScoreAdj(create(LinuxContainerResourcesSchema, { oomScoreAdj: value }), {
+    buildOomScoreAdj(LinuxContainerResources.fromPartial({ oomScoreAdj: value }), {
       ...ableHost,
       oomScoreAdjMin,
     });

@@ -2,14 +2,13 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { create } from "@bufbuild/protobuf";
 import type { OciSeccomp } from "../../src/container/spec/oci.ts";
 import { buildSeccomp, type SeccompRequest } from "../../src/container/spec/seccomp.ts";
 import { defaultSeccomp } from "../../src/container/spec/seccomp-default.ts";
 import { parseSeccompProfile } from "../../src/container/spec/seccomp-profile.ts";
 import {
   SecurityProfile_ProfileType as ProfileType,
-  SecurityProfileSchema,
+  SecurityProfile,
 } from "../../src/gen/runtime/v1/security_pb.ts";
 
 const directory = mkdtempSync(join(tmpdir(), "crib-spec-seccomp-"));
@@ -22,7 +21,7 @@ function build(
   change: Partial<SeccompRequest> = {},
 ) {
   return buildSeccomp({
-    profile: profile && create(SecurityProfileSchema, profile),
+    profile: profile && SecurityProfile.fromPartial(profile),
     deprecated: "",
     privileged: false,
     capabilities: [],

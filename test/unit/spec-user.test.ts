@@ -3,9 +3,8 @@ import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { create } from "@bufbuild/protobuf";
 import { resolveUser } from "../../src/container/spec/user.ts";
-import { LinuxContainerSecurityContextSchema } from "../../src/gen/runtime/v1/container_config_pb.ts";
+import { LinuxContainerSecurityContext } from "../../src/gen/runtime/v1/container_config_pb.ts";
 import { SupplementalGroupsPolicy } from "../../src/gen/runtime/v1/security_pb.ts";
 import type { SecurityInit } from "../fixtures/spec-input.ts";
 
@@ -32,7 +31,7 @@ beforeEach(() => {
 function resolve(security: SecurityInit = {}, imageUser = "") {
   return resolveUser({
     rootfs,
-    security: create(LinuxContainerSecurityContextSchema, security),
+    security: LinuxContainerSecurityContext.fromPartial(security),
     imageUser,
   });
 }

@@ -2,9 +2,8 @@ import { afterEach, beforeEach, expect, test } from "bun:test";
 import { mkdtempSync, readFileSync, rmSync, statSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { create, fromBinary, toBinary } from "@bufbuild/protobuf";
-import { ContainerConfigSchema } from "../../src/gen/runtime/v1/container_config_pb.ts";
-import { PodSandboxConfigSchema } from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
+import { ContainerConfig } from "../../src/gen/runtime/v1/container_config_pb.ts";
+import { PodSandboxConfig } from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
 import { nowNs } from "../../src/state/clock.ts";
 import { openDatabase } from "../../src/state/database.ts";
 import { findPod, requireContainer, requirePod } from "../../src/state/find.ts";
@@ -28,7 +27,7 @@ afterEach(() => {
 function pod(id: string, changes: Partial<PodRecord> = {}): PodRecord {
   return {
     id,
-    config: create(PodSandboxConfigSchema, { metadata: { name: id }, labels: { a: "1" } }),
+    config: PodSandboxConfig.fromPartial({ metadata: { name: id }, labels: { a: "1" } }),
     handler: "runc",
     createdAtNs: 1_700_000_000_123_456_789n,
     namespaces: { net: "/run/ns", pid: "/run/pid" },
@@ -45,7 +44,7 @@ function container(id: string, podId: string): ContainerRecord {
   return {
     id,
     podId,
-    config: create(ContainerConfigSchema, { metadata: { name: id }, command: ["sh"] }),
+    config: ContainerConfig.fromPartial({ metadata: { name: id }, command: ["sh"] }),
     imageId: "sha256:1",
     imageRef: "busybox",
     createdAtNs: 1n,
@@ -187,22 +186,18 @@ test("equal messages have one fingerprint, whatever the order of their maps on t
   const labels = { a: "1", b: "2", c: "3" };
   const reversed = Object.fromEntries(Object.entries(labels).reverse());
   const [one, two] = [labels, reversed].map((map) =>
-    fromBinary(
-      PodSandboxConfigSchema,
-      toBinary(PodSandboxConfigSchema, create(PodSandboxConfigSchema, { labels: map })),
+    PodSandboxConfig.decode(
+      PodSandboxConfig.encode(PodSandboxConfig.fromPartial({ labels: map })).finish(),
     ),
   );
   if (one === undefined || two === undefined) throw new Error("no messages");
   expect(Object.keys(one.labels)).not.toEqual(Object.keys(two.labels));
-  const print = fingerprint(PodSandboxConfigSchema, one);
-  expect(fingerprint(PodSandboxConfigSchema, two)).toBe(print);
-  const other = create(PodSandboxConfigSchema, { labels: { ...labels, c: "4" } });
-  expect(fingerprint(PodSandboxConfigSchema, other)).not.toBe(print);
+  const print = fingerprint(one);
+  expect(fingerprint(two)).toBe(print);
+  const other = PodSandboxConfig.fromPartial({ labels: { ...labels, c: "4" } });
+  expect(fingerprint(other)).not.toBe(print);
   const listed = (searches: string[]) =>
-    fingerprint(
-      PodSandboxConfigSchema,
-      create(PodSandboxConfigSchema, { dnsConfig: { searches } }),
-    );
+    fingerprint(PodSandboxConfig.fromPartial({ dnsConfig: { searches } }));
   expect(listed(["a", "b"])).not.toBe(listed(["b", "a"]));
 });
 

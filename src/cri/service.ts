@@ -1,0 +1,70 @@
+/** gRPC services as the generated stubs describe them, for the daemon's server and the clients of `cli`. */
+import type { MethodDefinition } from "@grpc/grpc-js";
+
+/** What the stubs have for a message: its wire format, and its whole form from a part of it. */
+interface Codec {
+  encode(message: unknown): { finish(): Uint8Array };
+  decode(bytes: Uint8Array): unknown;
+  fromPartial(part: unknown): unknown;
+}
+
+export interface Method {
+  /** As the contract has it: "RunPodSandbox". */
+  readonly name: string;
+  readonly requestType: Codec;
+  readonly responseType: Codec;
+  readonly responseStream: boolean;
+}
+
+export interface Service {
+  readonly fullName: string;
+  readonly methods: Readonly<Record<string, Method>>;
+}
+
+type Part<C extends Codec> = Parameters<C["fromPartial"]>[0];
+type Whole<C extends Codec> = ReturnType<C["decode"]>;
+
+/** What a client may leave out is the field's default, as everywhere in protobuf. */
+export type RequestPart<M extends Method> = Part<M["requestType"]>;
+export type Response<M extends Method> = Whole<M["responseType"]>;
+
+export interface CallContext {
+  /** Aborted when the client has gone, or its deadline has passed. */
+  readonly signal: AbortSignal;
+}
+
+type Answer<M extends Method> = Part<M["responseType"]>;
+
+/** The names of a service's RPCs that answer once, as the stubs write them. */
+export type Unary<S extends Service> = {
+  [K in keyof S["methods"]]: S["methods"][K]["responseStream"] extends true ? never : K;
+}[keyof S["methods"]];
+
+/** RPCs of a service by their names, each from request to answer; those missing are Unimplemented. */
+export type ServiceImpl<S extends Service> = {
+  readonly [K in Unary<S>]?: (
+    request: Whole<S["methods"][K]["requestType"]>,
+    context: CallContext,
+  ) => Answer<S["methods"][K]> | Promise<Answer<S["methods"][K]>>;
+};
+
+/** How @grpc/grpc-js wants to know a method. */
+export function methodDefinition(
+  service: Service,
+  method: Method,
+): MethodDefinition<unknown, unknown> {
+  const { name, requestType, responseType, responseStream } = method;
+  const serialize = (codec: Codec) => (part: unknown) => {
+    const bytes = codec.encode(codec.fromPartial(part)).finish();
+    return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  };
+  return {
+    path: `/${service.fullName}/${name}`,
+    requestStream: false,
+    responseStream,
+    requestSerialize: serialize(requestType),
+    requestDeserialize: (bytes) => requestType.decode(bytes),
+    responseSerialize: serialize(responseType),
+    responseDeserialize: (bytes) => responseType.decode(bytes),
+  };
+}
