@@ -1,6 +1,6 @@
 /** A node that is not as its configuration says: each fault is told with its remedy, nothing is half done. */
 import { afterEach, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { ContainerState } from "../../src/gen/runtime/v1/container_pb.ts";
@@ -100,6 +100,37 @@ test("a full /run: pods and containers are refused, those that run live on", asy
   await on.runtime.stopContainer({ containerId: running.id, timeout: 20n });
   expect(await on.status(running)).toMatchObject({ exitCode: 8 });
   await on.run(await on.pod());
+});
+
+test("an OCI runtime that goes or breaks is told without a restart, and so is its coming back", async () => {
+  const on = await start();
+  const pod = await on.pod();
+  const path = join(on.directory, "bin/runc-gate");
+  const ready = async () => {
+    const { status } = await on.runtime.status({});
+    return status?.conditions.find(({ type }) => type === "RuntimeReady");
+  };
+  renameSync(path, `${path}.away`);
+  expect(await ready()).toMatchObject({ status: false, message: expect.stringContaining(path) });
+  for (const refused of [await refusal(on.pod()), await refusal(on.create(pod))]) {
+    expect(refused.code).toBe("FailedPrecondition");
+    expect(refused.message).toContain(path);
+  }
+  renameSync(`${path}.away`, path);
+  expect(await ready()).toMatchObject({ status: true });
+  // What it needs is gone: the program itself is as before.
+  const library = join(on.directory, "library");
+  writeFileSync(library, "");
+  on.script("runc-gate", `[ -e ${library} ] || exit 127\nexec runc "$@"`);
+  await on.run(pod);
+  rmSync(library);
+  expect(await refusal(on.create(pod))).toMatchObject({
+    code: "FailedPrecondition",
+    message: expect.stringContaining("does not work on this host"),
+  });
+  expect(await ready()).toMatchObject({ status: false });
+  on.writeGates();
+  expect(await ready()).toMatchObject({ status: true });
 });
 
 // The last one: the tree stays unmounted in this file's namespace.
