@@ -2,8 +2,18 @@
  * `npm run build [-- --arm64]`: contract → stubs, C → static helper, TypeScript → one executable.
  * Runs under the pinned Bun; nothing here is part of the product.
  */
-import { mkdirSync, readdirSync, renameSync, statSync } from "node:fs";
+import { createHash } from "node:crypto";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+} from "node:fs";
 import { join, resolve } from "node:path";
+import * as v from "valibot";
 
 const top = resolve(import.meta.dir, "..");
 const bin = join(top, "node_modules/.bin");
@@ -11,6 +21,10 @@ const bin = join(top, "node_modules/.bin");
 interface Target {
   name: string;
   bun: Bun.Build.CompileTarget;
+  /** The npm package of the Bun that goes into the executable. */
+  runtime: string;
+  /** e_machine of elf(5). */
+  machine: number;
   /** Tried in this order: musl gives the smaller helper. */
   compilers: string[];
   output: string;
@@ -19,12 +33,16 @@ interface Target {
 const X64: Target = {
   name: "x86-64",
   bun: "bun-linux-x64",
+  runtime: "@oven/bun-linux-x64",
+  machine: 62,
   compilers: ["musl-gcc"],
   output: "dist/crib",
 };
 const ARM64: Target = {
   name: "arm64",
   bun: "bun-linux-arm64",
+  runtime: "@oven/bun-linux-aarch64",
+  machine: 183,
   compilers: ["aarch64-linux-musl-gcc", "aarch64-linux-gnu-gcc"],
   output: "dist/crib-arm64",
 };
@@ -53,6 +71,51 @@ export function generate(): void {
   run("buf generate", [join(bin, "buf"), "generate"]);
 }
 
+const lockFile = v.object({
+  packages: v.record(
+    v.string(),
+    v.object({ version: v.optional(v.string()), integrity: v.optional(v.string()) }),
+  ),
+});
+
+/**
+ * The Bun that goes into an executable for another processor. npm installs only that of this machine's;
+ * it is got from the same registry, in the version and with the digest that package-lock.json pins.
+ */
+function runtimeOf({ runtime }: Target): string {
+  const { packages } = v.parse(
+    lockFile,
+    JSON.parse(readFileSync(join(top, "package-lock.json"), "utf8")),
+  );
+  const { version, integrity } = packages[`node_modules/${runtime}`] ?? {};
+  const cached = join(top, "node_modules/.cache", `${runtime}-${version}`);
+  if (existsSync(cached)) return join(cached, "package/bin/bun");
+  const part = `${cached}.part`;
+  rmSync(part, { recursive: true, force: true });
+  mkdirSync(part, { recursive: true });
+  run("npm pack", [
+    ...["npm", "pack", "--silent", `${runtime}@${version}`, "--pack-destination", part],
+  ]);
+  const [archive = ""] = readdirSync(part).map((name) => join(part, name));
+  const digest = createHash("sha512").update(readFileSync(archive)).digest("base64");
+  if (`sha512-${digest}` !== integrity) {
+    console.error(`build: ${runtime}@${version} is not what package-lock.json pins: ${digest}`);
+    process.exit(1);
+  }
+  run("tar", ["tar", "-xzf", archive, "-C", part, "package/bin/bun"]);
+  rmSync(archive);
+  renameSync(part, cached);
+  return join(cached, "package/bin/bun");
+}
+
+/** A mixed-up compiler or runtime must not be noticed on somebody's node. */
+function checkMachine(file: string, { name, machine }: Target): void {
+  const found = readFileSync(file).readUInt16LE(18);
+  if (found === machine) return;
+  console.error(`build: ${file} is not for ${name}: its ELF machine is ${found}, not ${machine}`);
+  process.exit(1);
+}
+
 /** The native helper of one architecture, where `src/monitor/binary.ts` imports it from. */
 function compileHelper(target: Target): void {
   const compiler = target.compilers.find((name) => Bun.which(name) !== null);
@@ -70,6 +133,7 @@ function compileHelper(target: Target): void {
     ...sources.map((name) => join(directory, name)),
     ...["-o", `${output}.new`],
   ]);
+  checkMachine(`${output}.new`, target);
   renameSync(`${output}.new`, output);
 }
 
@@ -79,6 +143,9 @@ function compile(target: Target): void {
     ..."build --compile --minify --bytecode --splitting --format=esm".split(" "),
     ..."--no-compile-autoload-dotenv --no-compile-autoload-bunfig".split(" "),
     `--target=${target.bun}`,
+    ...(target.bun === `bun-linux-${process.arch}`
+      ? []
+      : [`--compile-executable-path=${runtimeOf(target)}`]),
     "src/main.ts",
     `--outfile=${target.output}`,
   ]);
@@ -91,6 +158,7 @@ if (import.meta.main) {
   for (const target of targets) {
     compileHelper(target);
     compile(target);
+    checkMachine(join(top, target.output), target);
     const bytes = statSync(join(top, target.output)).size;
     console.log(`${target.output}: ${(bytes / 1e6).toFixed(0)} MB, ${target.name}`);
   }

@@ -28,6 +28,19 @@ function withConfig(command: Command): Command {
     .option("--socket <path>", "the CRI socket (crib.socket)");
 }
 
+/** Options of what asks the daemon. */
+function ofDaemon(command: Command): Command {
+  return command
+    .option("--socket <path>", "the CRI socket (default: crib.socket of the configuration)")
+    .option("--config <file>", "the daemon's configuration (default: /etc/crib/crib.toml)")
+    .option("--json", "print JSON");
+}
+
+async function withSocket<T extends { socket?: string; config?: string }>(options: T) {
+  const { daemonSocket } = await import("./cli/daemon-socket.ts");
+  return { ...options, socket: await daemonSocket(options) };
+}
+
 const program = new Command("crib")
   .description("A Kubernetes container runtime (CRI v1): the daemon and its tools.")
   .version(VERSION, "-V, --version", "print the version")
@@ -39,15 +52,14 @@ withConfig(program.command("serve").description("run the daemon")).action(async 
   await serve(options);
 });
 
-program
-  .command("status")
-  .description("what the daemon does: handlers, pods, images, running operations")
-  .option("--socket <path>", "the CRI socket", "/run/crib/crib.sock")
-  .option("--json", "print JSON")
-  .action(async (options) => {
-    const { status } = await import("./cli/status.ts");
-    process.exitCode = await status(options);
-  });
+ofDaemon(
+  program
+    .command("status")
+    .description("what the daemon does: handlers, pods, images, running operations"),
+).action(async (options) => {
+  const { status } = await import("./cli/status.ts");
+  process.exitCode = await status(await withSocket(options));
+});
 
 withConfig(program.command("config").description("print the configuration that holds"))
   .option("--default", "print the commented defaults")
@@ -91,12 +103,8 @@ program
   });
 
 const images = program.command("images").description("images of the daemon that runs here");
-const ofDaemon = (command: Command) =>
-  command
-    .option("--socket <path>", "the CRI socket", "/run/crib/crib.sock")
-    .option("--json", "print JSON");
 ofDaemon(images.command("list").description("what is there")).action(async (options) => {
-  await (await import("./cli/images.ts")).listImages(options);
+  await (await import("./cli/images.ts")).listImages(await withSocket(options));
 });
 ofDaemon(
   images
@@ -105,12 +113,12 @@ ofDaemon(
     .argument("<file|dir|->", 'tars may be compressed; "-" is standard input')
     .option("--name <name>", "for images that have no full name in the archive"),
 ).action(async (path: string, options) => {
-  await (await import("./cli/images.ts")).importImages(path, options);
+  await (await import("./cli/images.ts")).importImages(path, await withSocket(options));
 });
 ofDaemon(
   images.command("prune").description("remove what no container uses and nothing pins"),
 ).action(async (options) => {
-  await (await import("./cli/images.ts")).pruneImages(options);
+  await (await import("./cli/images.ts")).pruneImages(await withSocket(options));
 });
 ofDaemon(
   images
@@ -119,7 +127,7 @@ ofDaemon(
     .option("--fast", "look at directories only, not into every file")
     .option("--no-repair", "only look"),
 ).action(async (options) => {
-  process.exitCode = await (await import("./cli/images.ts")).checkImages(options);
+  process.exitCode = await (await import("./cli/images.ts")).checkImages(await withSocket(options));
 });
 
 program

@@ -1,10 +1,11 @@
 /**
- * What continuous integration runs: `npm run check`, `npm test`, and the node tests. The last line of
- * stdout is their sum: `N passed, N failed` with `, N skipped` when some were; the lines before it tell
- * what each took.
+ * What continuous integration runs: `npm run check`, a build for arm64 too, `npm test`, and the node
+ * tests. It needs Go: without it much would be skipped. The last line of stdout is the sum:
+ * `N passed, N failed` with `, N skipped` when some were; the lines before it tell what each took.
  */
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
+import { requireGo } from "./conformance/programs.ts";
 import { add, type Counts, exitStatus, readSummary, summaryLine } from "./runner/result.ts";
 
 process.chdir(join(import.meta.dir, ".."));
@@ -33,8 +34,20 @@ async function run(name: string, command: string[]): Promise<Counts | undefined>
 
 async function main(): Promise<Counts> {
   const broken: Counts = { passed: 0, failed: 1, skipped: 0 };
+  try {
+    requireGo();
+  } catch (error) {
+    console.log(error instanceof Error ? error.message : String(error));
+    return broken;
+  }
   if ((await run("npm run check", ["npm", "run", "--silent", "check"])) === undefined) {
     console.log("npm run check failed: no test ran");
+    return broken;
+  }
+  // It checks by itself that executables and helpers are for their processors.
+  const build = ["npm", "run", "--silent", "build", "--", "--arm64"];
+  if ((await run("npm run build -- --arm64", build)) === undefined) {
+    console.log("the build failed: no test ran");
     return broken;
   }
   const host = (await run("npm test", ["npm", "test", "--silent"])) ?? broken;

@@ -4,7 +4,7 @@
 #   bash test/setup.sh [GROUP...]     groups: base test node arm64 bench (default: base)
 #
 #   base   build and demo: C compiler against musl, runc, crun, CNI plugins, a registry, skopeo
-#   test   base's checks: clang (analyser, sanitizers), clang-format, the arm64 cross compiler
+#   test   check and test: clang (analyser, sanitizers), clang-format, the arm64 cross compiler
 #   node   the virtual machine of `npm run test:node`: qemu, Debian's bootstrap and disk tools
 #   arm64  only the cross compiler, for `npm run build -- --arm64`
 #   bench  the peers of the benchmarks: conmon, containerd, umoci

@@ -189,6 +189,7 @@ async function build(core: Core, made: Build): Promise<void> {
       console: consoleSocketOf(record),
     }),
     explain: () => runtime.readLog(paths.runtimeLog),
+    recheck: () => core.handlers.recheck(pod.handler),
   });
 }
 
@@ -272,7 +273,7 @@ async function runCreate(
   core: Core,
   monitor: Monitor,
   record: ContainerRecord,
-  runtime: { argv: string[]; explain: () => string | undefined },
+  runtime: { argv: string[]; explain: () => string | undefined; recheck: () => Promise<void> },
 ): Promise<void> {
   const paths = containerPaths(core, record.id);
   const deadlineMs = core.config.runtime.create_timeout_seconds * 1000;
@@ -294,7 +295,10 @@ async function runCreate(
     record.pid = created.pid;
     return;
   }
-  const why = runtime.explain() ?? created.startError ?? `exit status ${created.exitStatus}`;
+  const explained = runtime.explain();
+  // It could not be run, or its libraries are gone.
+  if (explained === undefined && created.exitStatus === 127) await runtime.recheck();
+  const why = explained ?? created.startError ?? `exit status ${created.exitStatus}`;
   throw new CribError(
     "Internal",
     `cannot create container ${record.config.metadata?.name}: ${why}`,

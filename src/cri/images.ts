@@ -40,7 +40,11 @@ export function imageRpcs({ core, stats }: CriContext) {
       const images = core.images.fsInfo();
       // One file system, one name: where the two differ, the kubelet evicts as on a split one.
       const fsId = { mountpoint: core.config.crib.root };
-      const layers = [...core.store.containers.keys()].map((id) => core.storage.diff(id));
+      stats.retain(core.store.containers);
+      const layers = [...core.store.containers.keys()].map((id) => ({
+        id,
+        layerDirectory: core.storage.diff(id),
+      }));
       const containers = await stats.total(layers);
       return {
         imageFilesystems: [

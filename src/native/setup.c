@@ -38,10 +38,9 @@ static bool starts(const char *text, const char *prefix) {
 /* Refuses what would change the host: a sysctl of a namespace that the pod does not own. */
 static bool owns_sysctl(const struct options *options, const char *name) {
   if (starts(name, "net.")) return options->net != NULL;
-  if (starts(name, "kernel.shm") || starts(name, "kernel.msg") || starts(name, "kernel.sem=") ||
-      starts(name, "fs.mqueue."))
-    return options->ipc != NULL;
-  return starts(name, "kernel.domainname=") && options->uts != NULL;
+  bool of_ipc = starts(name, "kernel.shm") || starts(name, "kernel.msg") ||
+                starts(name, "kernel.sem=") || starts(name, "fs.mqueue.");
+  return of_ipc && options->ipc != NULL;
 }
 
 static bool write_sysctl(const struct options *options, const char *setting, char *error,

@@ -105,11 +105,12 @@ export class Network {
    * For the daemon's start: undoes the attachments of pods that are no more, frees addresses that a power cut
    * has left without an owner, then lets the plugins of a 1.1 network drop what belongs to no valid pod.
    * Failures are logged; their records stay for the next time.
+   *
+   * @param isValid asked when the records are listed: of pods that have come meanwhile as well.
    */
-  async gc(validPodIds: Iterable<string>): Promise<void> {
-    const valid = new Set(validPodIds);
+  async gc(isValid: (podId: string) => boolean): Promise<void> {
     const networks = await this.#knownNetworks();
-    const stale = (await this.attachments()).filter((podId) => !valid.has(podId));
+    const stale = (await this.attachments()).filter((podId) => !isValid(podId));
     await Promise.all(
       stale.map((podId) =>
         this.del(podId).catch((error: unknown) => {

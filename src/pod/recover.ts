@@ -34,8 +34,9 @@ export async function recover(core: Core): Promise<void> {
   void removeOrphans(core).catch((error: unknown) => {
     log().error({ error: messageOf(error) }, "looking for orphaned writable layers");
   });
-  const damaged = core.store.damaged.map((row) => row.replace(/^pods\//, ""));
-  void core.network.gc([...core.store.pods.keys(), ...damaged]).catch((error: unknown) => {
+  const isKnown = (id: string) =>
+    core.store.pods.has(id) || core.store.damaged.includes(`pods/${id}`);
+  void core.network.gc(isKnown).catch((error: unknown) => {
     log().error({ error: messageOf(error) }, "collecting stale network attachments");
   });
   if (pods.length > 0) log().info({ pods: pods.length }, "recovered");

@@ -20,7 +20,7 @@ import type { NamespacePins, PodRecord } from "../state/records.ts";
 import { mountShm, writePodFiles } from "./files.ts";
 import { removePod } from "./remove.ts";
 import { undoPod } from "./stop.ts";
-import { namespaceModes, validatePod } from "./validate.ts";
+import { dottedSysctl, namespaceModes, validatePod } from "./validate.ts";
 import { watchMonitor } from "./watch.ts";
 
 /**
@@ -164,12 +164,12 @@ export function podName(pod: PodRecord): string {
 
 /** The node's default sysctls, where the pod has the namespace for them, under the pod's own. */
 function podSysctls(core: Core, pod: PodRecord): Record<string, string> {
-  const fits = (name: string) =>
+  const fits = ([name]: [string, string]) =>
     (name.startsWith("net.") ? pod.namespaces.net : pod.namespaces.ipc) !== undefined;
-  const defaults = Object.entries(core.config.runtime.default_sysctls).filter(([name]) =>
-    fits(name),
-  );
-  return { ...Object.fromEntries(defaults), ...pod.config.linux?.sysctls };
+  const dotted = (sysctls: Record<string, string> = {}) =>
+    Object.entries(sysctls).map(([name, value]): [string, string] => [dottedSysctl(name), value]);
+  const defaults = dotted(core.config.runtime.default_sysctls).filter(fits);
+  return Object.fromEntries([...defaults, ...dotted(pod.config.linux?.sysctls)]);
 }
 
 /** With the systemd driver the pod's own cgroup is a scope, which cannot be made without processes. */

@@ -107,6 +107,17 @@ function validateDns(config: PodSandboxConfig): void {
 /** Sysctls that belong to the IPC namespace; those of the network namespace are all of net.*. */
 const IPC_SYSCTL = /^(kernel\.(sem|shm[a-z_]+|msg[a-z_]+)|fs\.mqueue\.[a-z_]+)$/;
 
+/**
+ * The name with dots between its parts. Where a slash comes first, slashes divide it and dots belong to
+ * its parts, as in sysctl.d(5) and Kubernetes.
+ *
+ * @example dottedSysctl("net/ipv4/conf/eth0.1/forwarding"); // "net.ipv4.conf.eth0/1.forwarding"
+ */
+export function dottedSysctl(name: string): string {
+  if (/[./]/.exec(name)?.[0] !== "/") return name;
+  return name.replace(/[./]/g, (it) => (it === "/" ? "." : "/"));
+}
+
 function validateSysctls(sysctls: Record<string, string>, modes: NamespaceModes): void {
   for (const [name, value] of Object.entries(sysctls)) {
     const field = `config.linux.sysctls["${name}"]`;

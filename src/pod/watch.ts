@@ -22,7 +22,7 @@ export function watchMonitor(core: Core, pod: PodRecord, monitor: Monitor): void
   void monitor.closed.then(() => {
     if (core.monitors.get(pod.id) !== monitor) return;
     core.monitors.delete(pod.id);
-    withoutRequest({ podId: pod.id }, () => adoptPod(core, pod));
+    void withoutRequest({ podId: pod.id }, () => adoptPod(core, pod));
   });
 }
 

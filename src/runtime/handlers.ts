@@ -21,17 +21,27 @@ export interface Handler {
   problem: string;
 }
 
+interface Probe {
+  at: number;
+  /** What was tried; undefined: it is not believed any more. */
+  program: string | undefined;
+  result: Promise<string>;
+  /** Its result is not there yet. */
+  running: boolean;
+}
+
 /** How long a failed probe is believed before the next try. */
 const RETRY_MS = 5_000;
 
 /**
- * The runtime handlers of the node. Each is tried out once by making a container (not starting it), so
- * that "ready" means ready: Debian 12's crun, say, is there but refuses a cgroup v1 hybrid host.
+ * The runtime handlers of the node. Each is tried out by making a container (not starting it), so that
+ * "ready" means ready: Debian 12's crun, say, is there but refuses a cgroup v1 hybrid host. What worked is
+ * tried again when its program is another one than then.
  */
 export class Handlers {
   readonly #options: HandlersOptions;
   readonly #runtimes = new Map<string, OciRuntime>();
-  readonly #probes = new Map<string, { at: number; result: Promise<string> }>();
+  readonly #probes = new Map<string, Probe>();
 
   constructor(options: HandlersOptions) {
     this.#options = options;
@@ -68,6 +78,17 @@ export class Handlers {
     const problem = await this.#problem(runtime, true);
     if (problem !== "") throw new CribError("FailedPrecondition", problem);
     return runtime;
+  }
+
+  /**
+   * For a runtime that failed without a word, as one does whose libraries are gone: tries it out anew.
+   *
+   * @throws CribError FailedPrecondition: it does not work any more.
+   */
+  async recheck(name: string): Promise<void> {
+    const known = this.#probes.get(name);
+    if (known !== undefined && !known.running) known.program = undefined;
+    await this.get(name);
   }
 
   /** Resolves when no runtime is being tried out: a daemon that ends must not leave its container. */
@@ -139,15 +160,19 @@ export class Handlers {
 
   /** What the probe says; `again`: what a failed one said some time ago is not believed. */
   async #problem(runtime: OciRuntime, again: boolean): Promise<string> {
+    const program = runtime.program();
     const known = this.#probes.get(runtime.handler);
-    if (known !== undefined) {
+    if (known?.program === program) {
       const problem = await known.result;
       const stale = again && problem !== "" && performance.now() - known.at > RETRY_MS;
       if (!stale || this.#probes.get(runtime.handler) !== known) return problem;
     }
-    const probe = { at: performance.now(), result: this.#probe(runtime) };
+    // One after the other: they share a directory.
+    const result = (known?.result ?? Promise.resolve()).then(() => this.#probe(runtime));
+    const probe = { at: performance.now(), program, result, running: true };
     this.#probes.set(runtime.handler, probe);
-    const problem = await probe.result;
+    const problem = await result;
+    probe.running = false;
     if (problem !== "" && problem !== (await known?.result)) {
       log().warn({ handler: runtime.handler, path: runtime.path, problem }, "handler unusable");
     }

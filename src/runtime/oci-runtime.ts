@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, statSync } from "node:fs";
 import { CribError, messageOf } from "../error.ts";
 import { type CommandResult, runCommand } from "../linux/command.ts";
 import { noFeatures, parseFeatures, type RuntimeFeatures } from "./features.ts";
@@ -31,7 +31,7 @@ export class OciRuntime {
   readonly path: string;
   readonly #root: string;
   readonly #systemdCgroup: boolean;
-  #features: Promise<RuntimeFeatures> | undefined;
+  #features: { program: string; said: Promise<RuntimeFeatures> } | undefined;
 
   constructor(options: OciRuntimeOptions) {
     this.handler = options.handler;
@@ -88,13 +88,27 @@ export class OciRuntime {
     throw this.#failure("delete", id, result);
   }
 
+  /** Which program is at `path` now: another text when it was replaced, changed or removed. */
+  program(): string {
+    try {
+      const { dev, ino, size, mtimeMs, ctimeMs } = statSync(this.path);
+      return [dev, ino, size, mtimeMs, ctimeMs].join(" ");
+    } catch {
+      return ""; // gone, or out of reach
+    }
+  }
+
   /** What `features` says; a runtime that has no such command has no optional features. */
   features(): Promise<RuntimeFeatures> {
-    this.#features ??= this.#run(["features"]).then(
-      (result) => (result.exitCode === 0 ? parseFeatures(result.stdout) : noFeatures),
-      () => noFeatures,
-    );
-    return this.#features;
+    const program = this.program();
+    if (this.#features?.program !== program) {
+      const said = this.#run(["features"]).then(
+        (result) => (result.exitCode === 0 ? parseFeatures(result.stdout) : noFeatures),
+        () => noFeatures,
+      );
+      this.#features = { program, said };
+    }
+    return this.#features.said;
   }
 
   /** The message of the last error in a `--log` file, or undefined. */

@@ -27,15 +27,24 @@ export interface StatsTarget {
   layerDirectory: string;
 }
 
+/** What to measure of one container's writable layer. */
+export type LayerTarget = Pick<StatsTarget, "id" | "layerDirectory">;
+
 /** The statistics of containers on this host. */
 export class StatsReader {
   readonly #rates = new CpuRates();
-  readonly #usages = new DiskUsages();
+  readonly #usages: DiskUsages;
   readonly #readings = new Map<string, CgroupReading>();
   /** The writable layer of each container that was ever asked for. */
   readonly #layers = new Map<string, string>();
 
-  constructor(readonly options: { host: CgroupHost; storageRoot: string }) {}
+  /** `usages` is there for tests. */
+  constructor(
+    readonly options: { host: CgroupHost; storageRoot: string },
+    usages = new DiskUsages(),
+  ) {
+    this.#usages = usages;
+  }
 
   /**
    * The statistics of all targets, in their order. A container that ends meanwhile has no cpu and memory;
@@ -50,11 +59,9 @@ export class StatsReader {
     return Promise.all(answers);
   }
 
-  /** What all these writable layers take; one that cannot be measured in time counts as empty. */
-  async total(layerDirectories: readonly string[]): Promise<{ bytes: bigint; inodes: bigint }> {
-    const usages = await Promise.all(
-      layerDirectories.map((directory) => this.#layer({ id: "", layerDirectory: directory })),
-    );
+  /** What the writable layers of all targets take; one that cannot be measured in time counts as empty. */
+  async total(targets: readonly LayerTarget[]): Promise<{ bytes: bigint; inodes: bigint }> {
+    const usages = await Promise.all(targets.map((target) => this.#layer(target)));
     const sum = (pick: (usage: DiskUsage) => bigint) =>
       usages.reduce((total, usage) => total + (usage === undefined ? 0n : pick(usage)), 0n);
     return { bytes: sum((usage) => usage.bytes), inodes: sum((usage) => usage.inodes) };
@@ -72,7 +79,6 @@ export class StatsReader {
   }
 
   async #readOne(target: StatsTarget): Promise<ContainerStats> {
-    this.#layers.set(target.id, target.layerDirectory);
     const reading = this.#reading(target);
     const cpu = reading?.cpu;
     return toContainerStats({
@@ -107,10 +113,8 @@ export class StatsReader {
     }
   }
 
-  async #layer({
-    id,
-    layerDirectory,
-  }: Pick<StatsTarget, "id" | "layerDirectory">): Promise<DiskUsage | undefined> {
+  async #layer({ id, layerDirectory }: LayerTarget): Promise<DiskUsage | undefined> {
+    this.#layers.set(id, layerDirectory);
     try {
       return await this.#usages.usage(layerDirectory, LAYER_WAIT_MS);
     } catch (error) {

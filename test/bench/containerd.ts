@@ -1,7 +1,7 @@
 /** Debian's containerd as a peer: its own directories, runc, nothing of the machine's configuration. */
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { type CriClients, connectCri } from "../fixtures/crib.ts";
+import { type CriClients, connectCri } from "../../src/cli/cri-client.ts";
 
 export interface RunningContainerd extends CriClients {
   pid: number;
@@ -46,7 +46,7 @@ export async function startContainerd(
       throw new Error(`containerd: ${await Bun.file(join(directory, "log")).text()}`);
     }
     if (existsSync(socket)) {
-      const clients = connectCri(socket);
+      const clients = connectCri(socket, { timeoutMs: 120_000 });
       try {
         await clients.runtime.version({}, { timeoutMs: 5_000 });
         return {

@@ -11,7 +11,8 @@ import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
-import { type CriClients, startCrib } from "../fixtures/crib.ts";
+import type { CriClients } from "../../src/cli/cri-client.ts";
+import { startCrib } from "../fixtures/crib.ts";
 import { type ImageSpec, pushImage, startRegistry } from "../fixtures/registry.ts";
 import { type TarSpec, tarball } from "../fixtures/tar.ts";
 import { startContainerd } from "./containerd.ts";

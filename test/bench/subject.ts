@@ -1,7 +1,7 @@
 /** What is measured of a CRI runtime, Crib or a peer. */
 
+import type { CriClients } from "../../src/cli/cri-client.ts";
 import { NamespaceMode } from "../../src/gen/runtime/v1/security_pb.ts";
-import type { CriClients } from "../fixtures/crib.ts";
 
 /** A pod of one container that is up. */
 export interface Pod {

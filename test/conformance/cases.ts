@@ -150,6 +150,9 @@ export function judge(chosen: Case[], ran: Case[], known = committedSkips.skippe
   });
 }
 
+/** Options of critest for its group Streaming, which by itself takes SPDY. */
+export const OVER_WEBSOCKET = ["-websocket-exec", "-websocket-attach", "-websocket-portforward"];
+
 /** A regular expression for ginkgo's --focus that matches the names of `cases` and nothing else. */
 export function focusOf(cases: Case[]): string {
   const literal = (text: string) => text.replaceAll(/[\\^$.*+?()[\]{}|]/g, "\\$&");

@@ -1,7 +1,7 @@
 /** The part of the conformance run that happens in private namespaces; run.ts starts it. */
 import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { focusOf, judge, readReport } from "./cases.ts";
+import { focusOf, judge, OVER_WEBSOCKET, readReport } from "./cases.ts";
 import { leasedAddresses, prepareHost } from "./node.ts";
 import { output } from "./programs.ts";
 import { startStandIns } from "./registry.ts";
@@ -10,8 +10,6 @@ import { type Runtime, startOurs, startPeer } from "./runtimes.ts";
 
 /** The whole set takes two minutes; a case that hangs must not hold CI for an hour. */
 const critestTimeout = "30m";
-/** By itself critest takes SPDY. */
-const WEBSOCKET = ["-websocket-exec", "-websocket-attach", "-websocket-portforward"];
 
 async function main(request: Request): Promise<Answer> {
   prepareHost();
@@ -25,7 +23,10 @@ async function main(request: Request): Promise<Answer> {
       const streaming = request.chosen.filter(({ group }) => group === "Streaming");
       if (streaming.length > 0 && request.peer === undefined) {
         const again = { ...request, chosen: streaming };
-        const second = await runCritest(again, runtime, { name: "websocket", flags: WEBSOCKET });
+        const second = await runCritest(again, runtime, {
+          name: "websocket",
+          flags: OVER_WEBSOCKET,
+        });
         answer.judged.push(...second.judged);
       }
       answer.problems.push(...podsLeft(request, runtime));

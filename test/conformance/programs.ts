@@ -18,10 +18,11 @@ export class GoMissing extends Error {}
 export function requireGo(): void {
   const go = Bun.which("go");
   const how = "install Go 1.26 or newer (https://go.dev/dl, then put go on PATH)";
-  if (go === null) throw new GoMissing(`conformance needs Go to build critest: ${how}`);
+  if (go === null)
+    throw new GoMissing(`Go is needed to build critest, the kubelet and clients: ${how}`);
   const version = /go(\d+)\.(\d+)/.exec(output([go, "version"]));
   if (version === null || Number(version[1]) < 1 || Number(version[2]) < 26) {
-    throw new GoMissing(`conformance needs a newer Go than ${version?.[0] ?? "this one"}: ${how}`);
+    throw new GoMissing(`a newer Go than ${version?.[0] ?? "this one"} is needed: ${how}`);
   }
 }
 

@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync 
 import { join } from "node:path";
 import { type Registry, startRegistry } from "../fixtures/registry.ts";
 import { Layout } from "./images/layout.ts";
-import { standIns } from "./images/stand-ins.ts";
+import { type StandIn, standIns } from "./images/stand-ins.ts";
 import { cache, hashOf, output } from "./programs.ts";
 
 const address = "127.0.0.1:5000";
@@ -17,20 +17,25 @@ export async function startStandIns(): Promise<Registry> {
 }
 
 /**
- * The directory of a docker-registry with the stand-ins in it; filled once for each content of the
- * stand-ins and kept in the cache. Call in a private network namespace: the port is fixed.
+ * The directory of a docker-registry with the stand-ins in it, and `more` images; filled once for each
+ * content of the files that make them and kept in the cache. Call in a private network namespace: the
+ * port is fixed.
+ *
+ * @param more.source the file that makes them.
  */
-export async function filledRegistry(): Promise<string> {
+export async function filledRegistry(
+  more: { images: StandIn[]; source: string } = { images: [], source: import.meta.path },
+): Promise<string> {
   const images = join(import.meta.dir, "images");
   const sources = ["../../fixtures/tar.ts", "tar.ts", "layout.ts", "stand-ins.ts", "nonewprivs.c"];
-  const hash = hashOf([busybox, ...sources.map((name) => join(images, name))]);
+  const hash = hashOf([busybox, more.source, ...sources.map((name) => join(images, name))]);
   const directory = join(cache, `registry-${hash}`);
   if (existsSync(directory)) return directory;
   const staging = `${directory}.${process.pid}`;
   mkdirSync(staging, { recursive: true });
   const filling = await startRegistry({ host: address, data: staging });
   try {
-    fill(join(staging, "layout"));
+    fill(join(staging, "layout"), more.images);
   } finally {
     await filling.stop();
   }
@@ -39,13 +44,13 @@ export async function filledRegistry(): Promise<string> {
   return directory;
 }
 
-function fill(layoutDirectory: string): void {
+function fill(layoutDirectory: string, more: StandIn[]): void {
   mkdirSync(layoutDirectory, { recursive: true });
   const program = join(layoutDirectory, "nonewprivs");
   const source = join(import.meta.dir, "images/nonewprivs.c");
   output(["musl-gcc", "-static", "-Os", "-s", "-o", program, source]);
   const layout = new Layout(layoutDirectory);
-  for (const image of standIns(busybox, readFileSync(program))) {
+  for (const image of [...standIns(busybox, readFileSync(program)), ...more]) {
     for (const name of image.names) {
       layout.add(name, image.layers, image.config);
       const target = `docker://${address}/${name}`;

@@ -63,6 +63,15 @@ test("status without a daemon says so, on standard error, with status 1", () => 
   expect(stderr).not.toContain("    at ");
 });
 
+test("status and images ask at the socket of the configuration, unless they are told another", () => {
+  const config = join(directory, "crib.toml");
+  writeFileSync(config, `[crib]\nsocket = "${node.crib.socket}"\n`);
+  expect(crib("status", "--config", config).stdout).toContain(`pid ${node.crib.pid}`);
+  expect(crib("images", "list", "--config", config).stdout).toContain(node.image);
+  const other = join(directory, "none.sock");
+  expect(crib("status", "--config", config, "--socket", other).stderr).toContain(other);
+});
+
 test("status counts what there is, as text and as JSON", async () => {
   const pod = await node.pod();
   await node.run(pod);

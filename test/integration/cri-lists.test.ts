@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
+import { connectCri } from "../../src/cli/cri-client.ts";
 import { ContainerState } from "../../src/gen/runtime/v1/container_pb.ts";
 import { PodSandboxState } from "../../src/gen/runtime/v1/pod_sandbox_pb.ts";
 import {
@@ -13,6 +14,7 @@ let node: TestNode;
 let pods: MadePod[];
 let containers: MadeContainer[];
 
+const MIB = 1024 * 1024;
 /** Seventeen pods: two of them begin with the same hexadecimal digit. */
 const PODS = 17;
 
@@ -91,6 +93,31 @@ test("containers are filtered by prefix of the id, pod, state and labels, togeth
     expect(await containerIds({ state: { state } })).toEqual([...found]);
   }
   expect(await containerIds({ podSandboxId: podId, labelSelector: { role: "main" } })).toEqual([0]);
+});
+
+test("images are filtered by any of their names; an unknown one finds none, no name finds all", async () => {
+  const idsOf = async (image: string) => {
+    const { images } = await node.imageService.listImages({ filter: { image: { image } } });
+    return images.map(({ id }) => id);
+  };
+  const [, tag = ""] = /:(\w+)$/.exec(node.image) ?? [];
+  const { imageRef } = await node.imageService.pullImage({ image: { image: node.image } });
+  const { images } = await node.imageService.listImages({});
+  expect(images.map(({ id }) => id)).toEqual([imageRef]);
+  for (const name of ["", node.image, imageRef, images[0]?.repoDigests[0] ?? "none"]) {
+    expect(await idsOf(name)).toEqual([imageRef]);
+  }
+  expect(await idsOf(`${node.image.slice(0, -tag.length)}other`)).toEqual([]);
+});
+
+test("by itself the answer of an ExecSync fits into what the kubelet takes", async () => {
+  const { runtime } = connectCri(node.crib.socket, { timeoutMs: 60_000, limitBytes: 16 * MIB });
+  const { stdout, exitCode } = await runtime.execSync({
+    containerId: containers[0]?.id,
+    cmd: ["dd", "if=/dev/zero", "bs=1M", "count=20"],
+  });
+  expect(exitCode).toBe(0);
+  expect(stdout.length).toBeGreaterThan(15 * MIB);
 });
 
 test("status takes an unambiguous prefix of an id; an ambiguous one is an error", async () => {

@@ -1,6 +1,6 @@
 /** A node that is not as its configuration says: each fault is told with its remedy, nothing is half done. */
 import { afterEach, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { ContainerState } from "../../src/gen/runtime/v1/container_pb.ts";
@@ -102,20 +102,55 @@ test("a full /run: pods and containers are refused, those that run live on", asy
   await on.run(await on.pod());
 });
 
-// The last one: the tree stays unmounted in this file's namespace.
-test("without a controller a limit of it is refused by name, and containers without run", async () => {
-  const tree = "/sys/fs/cgroup/memory";
-  const { exitCode } = Bun.spawnSync(["umount", tree], { stderr: "ignore" });
-  if (exitCode !== 0) return; // cgroup v2: a controller cannot be taken from a host that uses it
+test("an OCI runtime that goes or breaks is told without a restart, and so is its coming back", async () => {
   const on = await start();
   const pod = await on.pod();
-  const running = await on.run(pod);
-  const before = await settled(on);
-  const linux = { resources: { memoryLimitInBytes: 67_108_864n }, securityContext: own };
-  const refused = await refusal(on.create(pod, { linux }));
-  expect(refused.code).toBe("FailedPrecondition");
-  expect(refused.message).toContain("linux.resources.memory_limit_in_bytes: 67108864");
-  expect(refused.message).toContain('no cgroup controller "memory": "crib check" tells');
-  expect(on.leftovers()).toEqual(before);
-  expect(await on.sh(running, "echo fine")).toBe("fine\n");
+  const path = join(on.directory, "bin/runc-gate");
+  const ready = async () => {
+    const { status } = await on.runtime.status({});
+    return status?.conditions.find(({ type }) => type === "RuntimeReady");
+  };
+  renameSync(path, `${path}.away`);
+  expect(await ready()).toMatchObject({ status: false, message: expect.stringContaining(path) });
+  for (const refused of [await refusal(on.pod()), await refusal(on.create(pod))]) {
+    expect(refused.code).toBe("FailedPrecondition");
+    expect(refused.message).toContain(path);
+  }
+  renameSync(`${path}.away`, path);
+  expect(await ready()).toMatchObject({ status: true });
+  // What it needs is gone: the program itself is as before.
+  const library = join(on.directory, "library");
+  writeFileSync(library, "");
+  on.script("runc-gate", `[ -e ${library} ] || exit 127\nexec runc "$@"`);
+  await on.run(pod);
+  rmSync(library);
+  expect(await refusal(on.create(pod))).toMatchObject({
+    code: "FailedPrecondition",
+    message: expect.stringContaining("does not work on this host"),
+  });
+  expect(await ready()).toMatchObject({ status: false });
+  on.writeGates();
+  expect(await ready()).toMatchObject({ status: true });
 });
+
+// The last one: the tree stays unmounted in this file's namespace.
+const memoryTree = "/sys/fs/cgroup/memory";
+
+// On cgroup v2, where no controller can be taken from a host that uses it, test/node/check.test.ts has this.
+test.skipIf(!existsSync(memoryTree))(
+  "without a controller a limit of it is refused by name, and containers without run",
+  async () => {
+    expect(Bun.spawnSync(["umount", memoryTree]).exitCode).toBe(0);
+    const on = await start();
+    const pod = await on.pod();
+    const running = await on.run(pod);
+    const before = await settled(on);
+    const linux = { resources: { memoryLimitInBytes: 67_108_864n }, securityContext: own };
+    const refused = await refusal(on.create(pod, { linux }));
+    expect(refused.code).toBe("FailedPrecondition");
+    expect(refused.message).toContain("linux.resources.memory_limit_in_bytes: 67108864");
+    expect(refused.message).toContain('no cgroup controller "memory": "crib check" tells');
+    expect(on.leftovers()).toEqual(before);
+    expect(await on.sh(running, "echo fine")).toBe("fine\n");
+  },
+);

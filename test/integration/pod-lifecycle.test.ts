@@ -28,6 +28,14 @@ test("a pod has an address, its own namespaces and the state ready, and leaves n
   expect(node.leftovers()).not.toEqual([]);
 });
 
+test("sysctls are set, in whichever form their names are", async () => {
+  const sysctls = { "net/ipv4/ip_unprivileged_port_start": "81", "kernel.msgmax": "9000" };
+  const linux = { sysctls, securityContext: { namespaceOptions: { pid: 1 } } };
+  const container = await node.run(await node.pod({ linux }));
+  const files = "/proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/msgmax";
+  expect(await node.sh(container, `cat ${files}`)).toBe("81\n9000\n");
+});
+
 test("stopping and removing twice is fine, and so are unknown ids", async () => {
   const pod = await node.pod();
   const container = await node.run(pod);

@@ -4,7 +4,8 @@ import { existsSync, mkdirSync, mkdtempSync, rmSync, statSync, writeFileSync } f
 import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
-import { connectCri, type RunningCrib, startCrib } from "../fixtures/crib.ts";
+import { connectCri } from "../../src/cli/cri-client.ts";
+import { type RunningCrib, startCrib } from "../fixtures/crib.ts";
 import { findLeftovers } from "../fixtures/leftovers.ts";
 
 const CRIB = resolve(import.meta.dir, "../../dist/crib");
@@ -91,7 +92,7 @@ test("the socket of a dead daemon is replaced, also one that is no Crib's", asyn
     stdio: ["ignore", "ignore", "ignore"],
     env: { PATH: process.env.PATH ?? "" },
   });
-  const { runtime } = connectCri(first.socket, 2_000);
+  const { runtime } = connectCri(first.socket, { timeoutMs: 2_000 });
   let answer = "";
   for (const end = performance.now() + 20_000; answer === "" && performance.now() < end; ) {
     answer = await runtime.version({}).then(

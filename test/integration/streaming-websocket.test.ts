@@ -9,7 +9,7 @@ import {
   type TestNode,
   until,
 } from "../fixtures/pods.ts";
-import { finish, haveClients, kubectl, startTarget } from "../fixtures/streaming-clients.ts";
+import { feed, finish, haveClients, kubectl, startTarget } from "../fixtures/streaming-clients.ts";
 import { RawWebSocket } from "../fixtures/websocket.ts";
 
 const withClients = describe.skipIf(!haveClients);
@@ -68,8 +68,7 @@ withClients("crictl", () => {
   test("attach -i talks to the container's own process until its input ends", async () => {
     const talking = await node.run(pod, { command: ["cat"], stdin: true });
     const child = crictl("attach", ...overWebSocket, "-i", talking.id);
-    child.stdin.write("hello\n");
-    await child.stdin.flush();
+    await feed(child, "hello\n");
     const { value } = await child.stdout.getReader().read();
     expect(new TextDecoder().decode(value)).toBe("hello\n");
     void child.stdin.end();
@@ -145,8 +144,7 @@ withClients("kubectl's client", () => {
     };
     const children = [await attach(false), await attach(false), await attach(true)];
     await Bun.sleep(300);
-    children[2]?.stdin.write("to all\n");
-    await children[2]?.stdin.flush();
+    if (children[2] !== undefined) await feed(children[2], "to all\n");
     for (const child of children) {
       const { value } = await child.stdout.getReader().read();
       expect(new TextDecoder().decode(value)).toBe("to all\n");

@@ -7,6 +7,7 @@ import {
   focusOf,
   type Judged,
   judge,
+  OVER_WEBSOCKET,
   readReport,
 } from "../conformance/cases.ts";
 import skips from "../conformance/skips.json" with { type: "json" };
@@ -30,13 +31,13 @@ function allCases(): Case[] {
 }
 
 /** Runs `cases`; its progress is printed, so that the host sees that something happens. */
-async function runCritest(cases: Case[]): Promise<Judged[]> {
+async function runCritest(cases: Case[], flags: readonly string[]): Promise<Judged[]> {
   const child = Bun.spawn(
     [
       ...["critest", "-config", config],
       ...["-runtime-endpoint", `unix://${socket}`, "-image-endpoint", `unix://${socket}`],
       ...["-ginkgo.no-color", "-ginkgo.timeout=1h", "-test.timeout=0"],
-      ...[`-ginkgo.json-report=${report}`, `-ginkgo.focus=${focusOf(cases)}`],
+      ...[`-ginkgo.json-report=${report}`, `-ginkgo.focus=${focusOf(cases)}`, ...flags],
     ],
     { stdio: ["ignore", "pipe", "inherit"], env: { ...process.env, TMPDIR: directory } },
   );
@@ -48,8 +49,33 @@ async function runCritest(cases: Case[]): Promise<Judged[]> {
   return judge(cases, readReport(readFileSync(report, "utf8")).cases, mayBeSkipped);
 }
 
-/** Declares the tests: those of test/conformance/groups.json with the given settings of [runtime]. */
-export function declareCritest(settings: Record<string, string>): void {
+/** Declares one test for each of `cases`. */
+function declareRound(title: string, cases: Case[], flags: readonly string[] = []): void {
+  const [{ group } = { group: "" }] = cases;
+  describe(title, () => {
+    let judged: Judged[] = [];
+    beforeAll(async () => {
+      judged = await runCritest(cases, flags);
+    }, groupTimeoutMs);
+    for (const { name } of cases) {
+      test(name.replace("[k8s.io] ", "").replace(`${group} `, ""), () => {
+        const it = judged.find((one) => one.case.name === name);
+        if (it === undefined) throw new Error("critest told nothing of it");
+        if (it.verdict === "failed") {
+          throw new Error(`${it.reason}\n${it.case.output.split("\n").slice(-30).join("\n")}`);
+        }
+        if (it.verdict === "skipped") console.log(`${SKIPPED} by critest: ${it.reason}`);
+      });
+    }
+  });
+}
+
+/**
+ * Declares the tests: those of test/conformance/groups.json with the given settings of [runtime].
+ *
+ * @param groups only these groups.
+ */
+export function declareCritest(settings: Record<string, string>, groups?: readonly string[]): void {
   const { chosen } = choose(allCases(), { all: false, focus: undefined });
   const crib = { daemon: undefined as Crib | undefined };
 
@@ -57,24 +83,11 @@ export function declareCritest(settings: Record<string, string>): void {
     crib.daemon = await Crib.start({ runtime: settings });
   });
 
-  for (const group of new Set(chosen.map((it) => it.group))) {
+  for (const group of groups ?? new Set(chosen.map((it) => it.group))) {
     const cases = chosen.filter((it) => it.group === group);
-    describe(group, () => {
-      let judged: Judged[] = [];
-      beforeAll(async () => {
-        judged = await runCritest(cases);
-      }, groupTimeoutMs);
-      for (const { name } of cases) {
-        test(name.replace("[k8s.io] ", "").replace(`${group} `, ""), () => {
-          const it = judged.find((one) => one.case.name === name);
-          if (it === undefined) throw new Error("critest told nothing of it");
-          if (it.verdict === "failed") {
-            throw new Error(`${it.reason}\n${it.case.output.split("\n").slice(-30).join("\n")}`);
-          }
-          if (it.verdict === "skipped") console.log(`${SKIPPED} by critest: ${it.reason}`);
-        });
-      }
-    });
+    if (cases.length === 0) throw new Error(`critest has no group ${group}`);
+    declareRound(group, cases);
+    if (group === "Streaming") declareRound("Streaming over WebSocket", cases, OVER_WEBSOCKET);
   }
 
   test("nothing is left", async () => {

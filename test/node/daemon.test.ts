@@ -4,7 +4,7 @@ import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { dirname } from "node:path";
 import { ContainerState } from "../../src/gen/runtime/v1/container_pb.ts";
 import { exec, exited, kubeletParent, type Pod, run, runPod, statusOf } from "./cri.ts";
-import { busybox, Crib, cleaned, sh, until } from "./node.ts";
+import { busybox, Crib, cleaned, sh, unitState, until } from "./node.ts";
 
 let crib: Crib;
 let pod: Pod;
@@ -59,7 +59,7 @@ test("systemctl restart leaves pods alone", async () => {
 test("systemctl stop leaves pods alone, and start finds them again", async () => {
   const { startedAt } = await statusOf(crib, container);
   await crib.stop();
-  expect(sh("systemctl", "is-active", `crio-${container}.scope`).trim()).toBe("active");
+  expect(unitState(`crio-${container}.scope`)).toBe("active");
   sh("systemctl", "start", "crib");
   await crib.answers();
   await expectUnchanged(startedAt);
@@ -95,10 +95,7 @@ test("a daemon that hangs is started again by systemd's watchdog, and pods live 
 /** Stops the daemon, waits until the container has ended, and starts the daemon again. */
 async function endsWithoutDaemon(id: string): Promise<void> {
   await crib.stop();
-  await until("the scope's end", () => {
-    const { stdout } = Bun.spawnSync(["systemctl", "is-active", `crio-${id}.scope`]);
-    return stdout.toString().trim() !== "active";
-  });
+  await until("the scope's end", () => unitState(`crio-${id}.scope`) !== "active");
   sh("systemctl", "start", "crib");
   await crib.answers();
 }

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { renameSync, rmSync } from "node:fs";
 import { CribError } from "../../src/error.ts";
 import { exec, kubeletParent, type Pod, run, runPod, statusOf } from "./cri.ts";
-import { busybox, Crib, cleaned, leftovers, sh, until } from "./node.ts";
+import { busybox, Crib, cleaned, leftovers, unitState, until } from "./node.ts";
 
 let crib: Crib;
 let pod: Pod;
@@ -100,6 +100,6 @@ test("an OCI runtime that goes is told, and pods that run live on without it", a
 
 test("nothing is left when the pods are removed", async () => {
   await crib.removeAll();
-  expect(sh("systemctl", "is-active", "crib").trim()).toBe("active");
+  expect(unitState("crib")).toBe("active");
   expect(await cleaned()).toEqual([]);
 });

@@ -1,5 +1,6 @@
 /** A kubelet with static pods: starting, ending, crashing, and what is told of it. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
+import { writeFileSync } from "node:fs";
 import { cgroupOf } from "./cri.ts";
 import {
   type ContainerStatus,
@@ -9,7 +10,7 @@ import {
   shell,
   stay,
 } from "./kubelet.ts";
-import { cgroupFile, cleaned } from "./node.ts";
+import { cgroupFile, cleaned, sh, unitState, until } from "./node.ts";
 
 let kubelet: Kubelet;
 
@@ -271,6 +272,25 @@ test("kill -9 of the daemon and a restart do not restart containers", async () =
   await kubelet.remove("after");
   const status = await kubelet.ready("simple");
   expect(status.containerStatuses?.map((it) => it.restartCount)).toEqual([0]);
+});
+
+test("a container that ends while the daemon is down: its exit code and reason are told afterwards", async () => {
+  const { volumes, mount } = tell("down");
+  kubelet.apply("down", {
+    restartPolicy: "Never",
+    containers: [shell("until [ -e /tell/go ]; do sleep 0.2; done; exit 5", mount)],
+    volumes,
+  });
+  const status = await kubelet.ready("down");
+  const id = status.containerStatuses?.[0]?.containerID?.replace(/^.*:\/\//, "") ?? "";
+  expect(unitState(`crio-${id}.scope`)).toBe("active");
+  await kubelet.crib.stop();
+  writeFileSync(`${hostDirectory("down")}/go`, "");
+  await until("the scope's end", () => unitState(`crio-${id}.scope`) !== "active");
+  sh("systemctl", "start", "crib");
+  const { exitCode, reason } = await kubelet.ends("down");
+  expect([exitCode, reason]).toEqual([5, "Error"]);
+  await kubelet.remove("down");
 });
 
 test("nothing is left when all pods are gone", async () => {

@@ -76,6 +76,45 @@ describe("probes", () => {
     expect(await (await fetch(`http://${podIP}/`)).text()).toBe("hello\n");
     await kubelet.remove("web");
   });
+
+  test("HTTP: ready only while the path is answered", async () => {
+    const path = hostDirectory("pages");
+    kubelet.apply("httpprobe", {
+      volumes: [{ name: "v", hostPath: { path } }],
+      containers: [
+        {
+          name: "main",
+          image: nginx,
+          volumeMounts: [{ name: "v", mountPath: "/srv/www/pages" }],
+          readinessProbe: { httpGet: { path: "/pages/ready", port: 80 }, periodSeconds: 1 },
+        },
+      ],
+    });
+    await kubelet.reaches("httpprobe", "runs", (it) => it.containerStatuses?.[0]?.state.running);
+    expect((await kubelet.status("httpprobe"))?.containerStatuses?.[0]?.ready).toBe(false);
+    writeFileSync(`${path}/ready`, "");
+    await kubelet.ready("httpprobe");
+    await kubelet.remove("httpprobe");
+  });
+
+  test("HTTP and TCP: a failing liveness probe restarts the container", async () => {
+    const probes = {
+      httplive: { httpGet: { path: "/no-such-page", port: 80 } },
+      tcplive: { tcpSocket: { port: 81 } },
+    };
+    for (const [name, probe] of Object.entries(probes)) {
+      const livenessProbe = { ...probe, periodSeconds: 2, failureThreshold: 2 };
+      kubelet.apply(name, { containers: [{ name: "main", image: nginx, livenessProbe }] });
+    }
+    for (const name of Object.keys(probes)) {
+      await kubelet.reaches(
+        name,
+        "was restarted",
+        (it) => (it.containerStatuses?.[0]?.restartCount ?? 0) > 0,
+      );
+      await kubelet.remove(name);
+    }
+  });
 });
 
 describe("volumes and files", () => {
@@ -266,8 +305,8 @@ describe("security contexts", () => {
           shell("cat /proc/self/attr/current", { securityContext: { appArmorProfile: { type } } }),
         ],
       });
-    // Debian names the confinement of crun itself, which confines nothing.
-    expect(await profile("Unconfined")).toMatch(/^(crun \(unconfined\)|unconfined)$/);
+    // Debian names the confinement of the OCI runtime itself, which confines nothing.
+    expect(await profile("Unconfined")).toMatch(/^((crun|runc) \(unconfined\)|unconfined)$/);
     expect(await profile("RuntimeDefault")).toMatch(/^crib\S* \(enforce\)$/);
   });
 });

@@ -4,7 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { Kubelet, shell, stay } from "./kubelet.ts";
-import { cleaned, nginx, until } from "./node.ts";
+import { busybox, cleaned, nginx, until } from "./node.ts";
 
 let kubelet: Kubelet;
 
@@ -121,15 +121,18 @@ test("dead containers of a crashing pod are collected", async () => {
   await kubelet.remove("dying");
 });
 
-test("an image that nobody uses is collected", async () => {
+test("an image that nobody uses is collected, one that a pod runs from stays", async () => {
+  kubelet.apply("uses", stay);
+  await kubelet.ready("uses");
   await kubelet.crib.image.pullImage({ image: { image: nginx } });
-  await until(
-    "the image's end",
-    async () =>
-      (await kubelet.crib.image.imageStatus({ image: { image: nginx } })).image === undefined,
-    // The kubelet looks every five minutes.
-    600_000,
-  );
+  const isThere = async (image: string) =>
+    (await kubelet.crib.image.imageStatus({ image: { image } })).image !== undefined;
+  // The kubelet looks every five minutes.
+  await until("the image's end", async () => !(await isThere(nginx)), 600_000);
+  expect(await isThere(busybox)).toBe(true);
+  const status = await kubelet.ready("uses");
+  expect(status.containerStatuses?.map((it) => it.restartCount)).toEqual([0]);
+  await kubelet.remove("uses");
 }, 700_000);
 
 test("nothing is left when all pods are gone", async () => {

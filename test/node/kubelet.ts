@@ -90,13 +90,15 @@ export function shell(script: string, fields: Fields = {}): Fields {
 }
 
 export class Kubelet {
+  /** Settings of Crib for all kubelets of a file. */
+  static settings: Settings = {};
   #stopped = false;
 
   private constructor(readonly crib: Crib) {}
 
   /** Starts Crib and the kubelet with `changes` to its configuration, and waits until both answer. */
   static async start(changes: Fields = {}, settings: Settings = {}): Promise<Kubelet> {
-    const crib = await Crib.start(settings);
+    const crib = await Crib.start({ ...Kubelet.settings, ...settings });
     await crib.image.pullImage({ image: { image: busybox } });
     rmSync(manifests, { recursive: true, force: true });
     mkdirSync(manifests, { recursive: true });

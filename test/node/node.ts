@@ -4,18 +4,25 @@
  */
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
-import { type CriClients, connectCri } from "../fixtures/crib.ts";
+import { type CriClients, connectCri } from "../../src/cli/cri-client.ts";
 import { mountsBelow } from "../fixtures/leftovers.ts";
 
 export const socket = "/run/crib/crib.sock";
 export const busybox = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
 export const nginx = "registry.k8s.io/e2e-test-images/nginx:1.14-2";
+/** No image shares a layer with it. */
+export const layered = "registry.k8s.io/node-tests/layered:1";
 
 /** Runs a program; its standard output. Throws with its messages when it fails. */
 export function sh(...argv: string[]): string {
   const { stdout, stderr, exitCode } = Bun.spawnSync(argv, { stdin: "ignore" });
   if (exitCode !== 0) throw new Error(`${argv.join(" ")}: ${exitCode}: ${stderr}${stdout}`);
   return stdout.toString();
+}
+
+/** "active", "inactive", ... of a systemd unit, whether there is one or not. */
+export function unitState(unit: string): string {
+  return Bun.spawnSync(["systemctl", "is-active", unit]).stdout.toString().trim();
 }
 
 /** Polls until `look` returns something else than undefined or false. */
@@ -42,7 +49,7 @@ export class Crib {
   readonly image: CriClients["image"];
 
   constructor() {
-    const clients = connectCri(socket, 300_000);
+    const clients = connectCri(socket, { timeoutMs: 300_000 });
     this.runtime = clients.runtime;
     this.image = clients.image;
   }
@@ -114,7 +121,7 @@ export function leases(): string[] {
     .map((it) => (readFileSync(join(directory, it), "utf8") === "" ? `${it} (empty)` : it));
 }
 
-function entries(directory: string): string[] {
+export function entries(directory: string): string[] {
   try {
     return readdirSync(directory);
   } catch {
@@ -152,6 +159,11 @@ function processes(name: string): string[] {
     });
 }
 
+/** Mounts in Crib's directories. */
+export function cribMounts(): string[] {
+  return ["/run/crib", "/var/lib/crib"].flatMap(mountsBelow);
+}
+
 /** One line for each thing of a pod or container that is on the node; none when all are removed. */
 export function leftovers(): string[] {
   const scopes = sh("systemctl", "list-units", "--all", "--plain", "--no-legend", "crio-*");
@@ -168,7 +180,7 @@ export function leftovers(): string[] {
     ...["/run/crib/pods", "/run/crib/containers", "/var/lib/crib/containers"].flatMap((directory) =>
       entries(directory).map((it) => `file ${directory}/${it}`),
     ),
-    ...["/run/crib", "/var/lib/crib"].flatMap(mountsBelow).map((it) => `mount ${it}`),
+    ...cribMounts().map((it) => `mount ${it}`),
     ...processes("crib-monitor").map((it) => `monitor ${it}`),
   ];
 }

@@ -30,6 +30,7 @@ import { add, type Counts, exitStatus, judge, readJunit, summaryLine } from "../
 import { buildDebian, type Debian } from "./debian.ts";
 import { makeDisk, readDirectory } from "./disk.ts";
 import { runMachine } from "./machine.ts";
+import { layered } from "./node.ts";
 import { buildKubelet, bundleCases } from "./programs.ts";
 import { Report } from "./report.ts";
 import { chooseFiles, shareOut } from "./shards.ts";
@@ -40,9 +41,9 @@ const fileTimeoutSeconds = 90 * 60;
 const silenceMs = 15 * 60_000;
 
 /** What happens to the machine before a file runs. */
-const before: Record<string, "!reboot" | "!cut"> = {
+const before: Record<string, string> = {
   "reboot-2-orderly": "!reboot",
-  "reboot-3-cut": "!cut",
+  "reboot-3-cut": `!cut ${layered}`,
 };
 
 const { values: options, positionals: words } = parseArgs({

@@ -9,16 +9,19 @@ const minutes: Record<string, number> = {
   "kubelet-drivers": 1.5,
   "kubelet-grace": 2,
   "kubelet-lifecycle": 4,
-  "kubelet-pods": 3.5,
+  "kubelet-lifecycle-runc": 4,
+  "kubelet-pods": 4,
+  "kubelet-pods-runc": 4,
   "kubelet-upkeep": 6,
   "reboot-1-start": 1,
+  "critest-kernel": 2,
   "critest-crun-systemd": 7,
   "critest-runc-cgroupfs": 7,
   "measure-scopes": 4,
 };
 
-/** What only "all" or a file's own name runs: long and also covered on the host, or no test. */
-const onRequest = /^(critest-(crun|runc)|measure-)/;
+/** What only "all" or a file's own name runs: long and covered in part by another file, or no test. */
+const onRequest = /^critest-(crun|runc)|^measure-|-runc$/;
 
 /** Names of test files that `words` mean: none is what CI runs, "all" is all, else parts of names. */
 export function chooseFiles(all: readonly string[], words: readonly string[]): string[] {

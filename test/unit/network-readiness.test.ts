@@ -1,8 +1,8 @@
 import { describe, expect, test } from "bun:test";
-import { mkdirSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { Network } from "../../src/network/network.ts";
-import { attachment, RESULT, refusal, useFakeCni } from "../fixtures/fake-cni.ts";
+import { attachment, RESULT, refusal, useFakeCni, VERSIONS } from "../fixtures/fake-cni.ts";
 
 const cni = useFakeCni();
 
@@ -113,7 +113,7 @@ describe("garbage collection", () => {
     cni().configure({ cniVersion: "1.1.0", plugins: [{ type: "a" }] });
     const network = cni().open();
     for (const id of ["p1", "p2"]) await network.add(attachment({ id }));
-    await network.gc(["p2", "p3"]);
+    await network.gc((id) => id !== "p1");
     expect(cni().verbs()).toEqual(["a ADD", "a ADD", "a DEL", "a GC"]);
     expect(cni().calls()[2]?.env.CNI_CONTAINERID).toBe("p1");
     const valid = [{ containerID: "p2", ifname: "eth0" }];
@@ -124,9 +124,13 @@ describe("garbage collection", () => {
   test("GC is not called below 1.1 or when the network forbids it", async () => {
     cni().plugin("a");
     cni().configure({ plugins: [{ type: "a" }] });
-    await cni().open().gc([]);
+    await cni()
+      .open()
+      .gc(() => false);
     cni().configure({ cniVersion: "1.1.0", disableGC: true, plugins: [{ type: "a" }] });
-    await cni().open().gc([]);
+    await cni()
+      .open()
+      .gc(() => false);
     expect(cni().verbs()).toEqual([]);
   });
 
@@ -135,7 +139,30 @@ describe("garbage collection", () => {
     cni().configure({ plugins: [{ type: "a" }] });
     const network = cni().open();
     for (const id of ["p1", "p2"]) await network.add(attachment({ id }));
-    await network.gc([]);
+    await network.gc(() => false);
+    expect(await network.attachments()).toEqual(["p1"]);
+  });
+
+  test("a pod that comes while the plugins are asked for their versions keeps its network", async () => {
+    const file = (name: string) => join(cni().directory, name);
+    writeFileSync(file("held"), "");
+    const wait = `if [ -e ${file("held")} ]; then
+      : >${file("entered")}; until [ -e ${file("go")} ]; do sleep 0.01; done
+    fi`;
+    cni().plugin("a", { VERSION: `${wait}\necho '${VERSIONS}'` });
+    cni().configure({ plugins: [{ type: "a" }] });
+    const pods = new Set<string>();
+    const collecting = cni()
+      .open()
+      .gc((id) => pods.has(id));
+    while (!existsSync(file("entered"))) await Bun.sleep(5);
+    rmSync(file("held"));
+    pods.add("p1");
+    const network = cni().open();
+    await network.add(attachment());
+    writeFileSync(file("go"), "");
+    await collecting;
+    expect(cni().verbs()).toEqual(["a ADD"]);
     expect(await network.attachments()).toEqual(["p1"]);
   });
 
@@ -144,7 +171,7 @@ describe("garbage collection", () => {
     cni().configure({ cniVersion: "1.1.0", plugins: [{ type: "a" }] });
     const network = cni().open();
     const first = network.add(attachment());
-    const collecting = network.gc(["p1", "p2"]);
+    const collecting = network.gc(() => true);
     await first;
     await Bun.sleep(50);
     await Promise.all([collecting, network.add(attachment({ id: "p2" }))]);

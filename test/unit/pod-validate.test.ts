@@ -7,7 +7,7 @@ import { logPathOf } from "../../src/container/paths.ts";
 import type { DeepPartial } from "../../src/gen/runtime/v1/common_pb.ts";
 import { DNSConfig, PodSandboxConfig } from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
 import { resolvConf } from "../../src/pod/files.ts";
-import { namespaceModes, validatePod } from "../../src/pod/validate.ts";
+import { dottedSysctl, namespaceModes, validatePod } from "../../src/pod/validate.ts";
 
 type Init = DeepPartial<PodSandboxConfig>;
 
@@ -62,6 +62,7 @@ test.each([
   ["config.dns_config.options", { dnsConfig: { options: ["a b"] } }],
   ['config.linux.sysctls["vm.swappiness"]', sysctl("vm.swappiness")],
   ['config.linux.sysctls["kernel.hostname"]', sysctl("kernel.hostname")],
+  ['config.linux.sysctls["kernel.domainname"]', sysctl("kernel.domainname")],
   ['config.linux.sysctls["net/../vm/x"]', sysctl("net/../vm/x")],
   ['config.linux.sysctls["net.ipv4.x"]', sysctl("net.ipv4.x", { network: 2 })],
   ['config.linux.sysctls["kernel.shmmax"]', sysctl("kernel.shmmax", { ipc: 2 })],
@@ -115,4 +116,11 @@ test("a log path stays below the pod's log directory", () => {
   }
   expect(() => logPathOf("/logs/pod", "../pod2/x")).toThrow("log_path");
   expect(() => logPathOf("logs", "x")).toThrow('log_directory: "logs"');
+});
+
+test("a sysctl's name with slashes is the same one with dots, and a dot within a part is kept", () => {
+  expect(dottedSysctl("net.ipv4.ip_forward")).toBe("net.ipv4.ip_forward");
+  expect(dottedSysctl("net/ipv4/ip_forward")).toBe("net.ipv4.ip_forward");
+  expect(dottedSysctl("net/ipv4/conf/eth0.1/forwarding")).toBe("net.ipv4.conf.eth0/1.forwarding");
+  expect(dottedSysctl("net.ipv4.conf.eth0/1.forwarding")).toBe("net.ipv4.conf.eth0/1.forwarding");
 });

@@ -1,5 +1,13 @@
 import { afterEach, beforeEach, expect, test } from "bun:test";
-import { chmodSync, existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  chmodSync,
+  existsSync,
+  mkdtempSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CribError } from "../../src/error.ts";
@@ -79,6 +87,57 @@ test("an unknown handler is refused with the names there are", async () => {
   ]);
 });
 
+const calls = (name: string) =>
+  readFileSync(join(directory, `${name}.calls`), "utf8").match(/ create /g)?.length ?? 0;
+
+test("what worked is not tried again as long as its program is the same", async () => {
+  const all = handlers({ good: runtime("good", ":") });
+  for (let round = 0; round < 3; round += 1) {
+    await all.list();
+    await all.get("");
+  }
+  expect(calls("good")).toBe(1);
+});
+
+test("a program that goes, comes back or is replaced is tried again, without a restart", async () => {
+  const { path } = runtime("good", ":");
+  const all = handlers({ good: { path } });
+  const problem = async () => (await all.list())[0]?.problem;
+  expect(await problem()).toBe("");
+  renameSync(path, `${path}.away`);
+  expect((await refused(all.get(""))).code).toBe("FailedPrecondition");
+  expect(await problem()).toContain("cannot be run");
+  renameSync(`${path}.away`, path);
+  expect(await problem()).toBe("");
+  runtime("good", FAIL);
+  expect(await problem()).toContain("no cgroups here");
+});
+
+test("features are those of the program that is there now", async () => {
+  const { path } = runtime("good", ":");
+  const all = handlers({ good: { path } });
+  const rro = async () => (await (await all.get("")).features()).recursiveReadOnlyMounts;
+  expect(await rro()).toBe(false);
+  writeFileSync(
+    path,
+    `#!/bin/sh\ncase "$*" in *" features") echo '{"mountOptions": ["rro"]}';; esac\n`,
+  );
+  expect(await rro()).toBe(true);
+});
+
+test("a runtime that failed without a word is tried again, once for all who ask meanwhile", async () => {
+  const broken = join(directory, "broken");
+  const all = handlers({ good: runtime("good", `[ ! -e ${broken} ] || exit 127`) });
+  await all.get("");
+  await all.recheck("good");
+  expect(calls("good")).toBe(2);
+  writeFileSync(broken, "");
+  await all.get("");
+  const errors = await Promise.all([1, 2, 3].map(() => refused(all.recheck("good"))));
+  expect(errors.map(({ code }) => code)).toEqual(Array(3).fill("FailedPrecondition"));
+  expect(calls("good")).toBe(3);
+});
+
 test("a missing program is a problem that names it", async () => {
   const all = handlers({ gone: { path: "/nonexistent/runc" } });
   const error = await refused(all.get(""));
@@ -89,18 +148,18 @@ test("a missing program is a problem that names it", async () => {
 test("a probe removes its container and files, and one that a killed daemon left", async () => {
   const table = { good: runtime("good", ":") };
   await handlers(table).list();
-  const calls = () => readFileSync(join(directory, "good.calls"), "utf8").trim().split("\n");
-  expect(calls().map((line) => /create|delete/.exec(line)?.[0])).toEqual(["create", "delete"]);
+  const lines = () => readFileSync(join(directory, "good.calls"), "utf8").trim().split("\n");
+  expect(lines().map((line) => /create|delete/.exec(line)?.[0])).toEqual(["create", "delete"]);
   const probe = join(directory, "state/probe-good");
   expect(existsSync(probe)).toBe(false);
-  const [id] = calls()[0]?.split(" ").slice(-1) ?? [];
+  const [id] = lines()[0]?.split(" ").slice(-1) ?? [];
   await Bun.write(join(probe, "pid"), "");
   await handlers(table).list();
-  expect(calls().map((line) => /create|delete/.exec(line)?.[0])).toEqual([
+  expect(lines().map((line) => /create|delete/.exec(line)?.[0])).toEqual([
     ...["create", "delete"],
     ...["delete", "create", "delete"],
   ]);
-  expect(calls().every((line) => line.endsWith(` ${id}`))).toBe(true);
+  expect(lines().every((line) => line.endsWith(` ${id}`))).toBe(true);
 });
 
 test("features are read leniently: what is not said is not there", () => {

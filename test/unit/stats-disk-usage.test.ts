@@ -2,7 +2,9 @@ import { afterEach, beforeEach, describe, expect, test } from "bun:test";
 import { linkSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { detectCgroups } from "../../src/linux/cgroup.ts";
 import { type DiskUsage, DiskUsages, measureDiskUsage } from "../../src/stats/disk-usage.ts";
+import { StatsReader } from "../../src/stats/reader.ts";
 
 let root: string;
 beforeEach(() => {
@@ -107,5 +109,22 @@ describe("DiskUsages", () => {
     await Bun.sleep(0);
     walks[1]?.resolve(usage(3n));
     expect(await second).toEqual(usage(3n));
+  });
+});
+
+describe("StatsReader", () => {
+  test("a layer that was only ever asked for in a total is forgotten with its container", async () => {
+    const measured: string[] = [];
+    const usages = new DiskUsages(async (directory) => {
+      measured.push(directory);
+      return { bytes: 7n, inodes: 2n, timestampNs: 1n };
+    }, 1_000_000);
+    const reader = new StatsReader({ host: detectCgroups(), storageRoot: "/" }, usages);
+    const layers = ["gone", "lives"].map((id) => ({ id, layerDirectory: `/${id}` }));
+    expect(await reader.total(layers)).toEqual({ bytes: 14n, inodes: 4n });
+    reader.retain(new Set(["lives"]));
+    await reader.total(layers);
+    // Measured anew: nothing was remembered of it.
+    expect(measured).toEqual(["/gone", "/lives", "/gone"]);
   });
 });

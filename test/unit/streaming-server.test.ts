@@ -62,7 +62,9 @@ test("a server on all addresses is reached by loopback", async () => {
 test("a port that is taken is an error that names it", async () => {
   await using it = await startStreaming();
   const port = Number(new URL(it.url("exec")).port);
-  expect(startStreaming({ port })).rejects.toThrow(`streaming server: 127.0.0.1, port ${port}`);
+  await expect(startStreaming({ port })).rejects.toThrow(
+    `streaming server: 127.0.0.1, port ${port}`,
+  );
 });
 
 test("the first of the client's protocols that the server knows is chosen", async () => {

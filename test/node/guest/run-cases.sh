@@ -35,8 +35,8 @@ run_file() {
   sync -f $here
 }
 
-# A line is a file's name, or what happens to the machine: "!reboot", "!cut". `next` counts the
-# lines that are done, also over a reboot.
+# A line is a file's name, or what happens to the machine: "!reboot", or "!cut IMAGE", a power cut at the
+# moment in which a pull of IMAGE is answered. `next` counts the lines that are done, also over a reboot.
 run_list() {
   local lines count
   mapfile -t lines <list
@@ -45,7 +45,7 @@ run_list() {
     case ${lines[count]} in
       !reboot) echo "::boot"; sync -f next; systemctl --no-block reboot; exit ;;
       # The host ends qemu when it reads this.
-      !cut) sync -f next; echo "::cut"; sleep infinity ;;
+      "!cut "*) sync -f next; crictl pull "${lines[count]#* }" >/dev/null; echo "::cut"; sleep infinity ;;
       *) run_file "${lines[count]}" ;;
     esac
   done

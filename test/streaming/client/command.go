@@ -7,12 +7,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/remotecommand"
 	"k8s.io/client-go/transport/spdy"
 	"k8s.io/client-go/util/exec"
@@ -22,20 +22,21 @@ import (
 // is only counted, and a JSON report printed at the end.
 func command(args []string) error {
 	flags := flag.NewFlagSet("command", flag.ExitOnError)
-	target := flags.String("url", "", "what Exec or Attach answered")
-	transport := flags.String("transport", "spdy", "spdy or websocket")
+	target := serverFlags(flags)
 	protocols := flags.String("protocols", "", "what the client offers, instead of client-go's own")
 	stdin := flags.Bool("stdin", false, "send this program's standard input")
+	in := flags.String("in", "", "send this file instead of standard input")
 	stdout := flags.Bool("stdout", false, "receive standard output")
+	out := flags.String("out", "", "write it to this file")
 	stderr := flags.Bool("stderr", false, "receive standard error")
 	tty := flags.Bool("tty", false, "there is a terminal")
-	size := flags.String("size", "", "the terminal's size, COLUMNSxROWS")
+	size := flags.String("size", "", "the terminal's sizes, COLUMNSxROWS: each further one after SIGUSR1")
 	discard := flags.Bool("discard", false, "count the output instead of printing it")
 	stallAfter := flags.Int64("stall-after", 0, "bytes of output after which nothing is read for a while")
 	stall := flags.Duration("stall", 0, "for how long")
 	flags.Parse(args)
 
-	executor, err := newExecutor(*transport, *target, *protocols)
+	executor, err := newExecutor(target, *protocols)
 	if err != nil {
 		return err
 	}
@@ -43,22 +44,30 @@ func command(args []string) error {
 	if !*discard {
 		output.to = os.Stdout
 	}
+	if *out != "" {
+		if output.to, err = os.Create(*out); err != nil {
+			return err
+		}
+	}
 	options := remotecommand.StreamOptions{Tty: *tty}
 	if *stdin {
 		options.Stdin = os.Stdin
 	}
-	if *stdout {
+	if *in != "" {
+		if options.Stdin, err = os.Open(*in); err != nil {
+			return err
+		}
+	}
+	if *stdout || *out != "" {
 		options.Stdout = output
 	}
 	if *stderr {
 		options.Stderr = os.Stderr
 	}
 	if *size != "" {
-		queue := &sizes{}
-		if _, err := fmt.Sscanf(*size, "%dx%d", &queue.size.Width, &queue.size.Height); err != nil {
+		if options.TerminalSizeQueue, err = parseSizes(*size); err != nil {
 			return err
 		}
-		options.TerminalSizeQueue = queue
 	}
 	start := time.Now()
 	err = executor.StreamWithContext(context.Background(), options)
@@ -76,18 +85,17 @@ func command(args []string) error {
 	return err
 }
 
-func newExecutor(transport, target, protocols string) (remotecommand.Executor, error) {
-	parsed, err := url.Parse(target)
+func newExecutor(target server, protocols string) (remotecommand.Executor, error) {
+	parsed, config, err := target.config()
 	if err != nil {
 		return nil, err
 	}
-	config := &rest.Config{TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
 	offered := strings.FieldsFunc(protocols, func(r rune) bool { return r == ',' })
 	switch {
-	case transport == "websocket" && len(offered) > 0:
-		return remotecommand.NewWebSocketExecutorForProtocols(config, "GET", target, offered...)
-	case transport == "websocket":
-		return remotecommand.NewWebSocketExecutor(config, "GET", target)
+	case target.websocket() && len(offered) > 0:
+		return remotecommand.NewWebSocketExecutorForProtocols(config, "GET", *target.url, offered...)
+	case target.websocket():
+		return remotecommand.NewWebSocketExecutor(config, "GET", *target.url)
 	case len(offered) > 0:
 		tripper, upgrader, err := spdy.RoundTripperFor(config)
 		if err != nil {
@@ -118,16 +126,32 @@ func (m *meter) Write(p []byte) (int, error) {
 	return m.to.Write(p)
 }
 
-// Tells one size.
+// Tells the first size at once, and one more after each signal.
 type sizes struct {
-	size remotecommand.TerminalSize
-	told bool
+	left   []remotecommand.TerminalSize
+	signal chan os.Signal
+}
+
+func parseSizes(text string) (*sizes, error) {
+	queue := &sizes{signal: make(chan os.Signal, 1)}
+	for word := range strings.SplitSeq(text, ",") {
+		var size remotecommand.TerminalSize
+		if _, err := fmt.Sscanf(word, "%dx%d", &size.Width, &size.Height); err != nil {
+			return nil, err
+		}
+		queue.left = append(queue.left, size)
+	}
+	signal.Notify(queue.signal, syscall.SIGUSR1)
+	queue.signal <- syscall.SIGUSR1
+	return queue, nil
 }
 
 func (s *sizes) Next() *remotecommand.TerminalSize {
-	if s.told {
+	if len(s.left) == 0 {
 		select {}
 	}
-	s.told = true
-	return &s.size
+	<-s.signal
+	size := s.left[0]
+	s.left = s.left[1:]
+	return &size
 }

@@ -7,29 +7,26 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/url"
 	"os"
 	"sync"
 	"time"
 
 	"k8s.io/apimachinery/pkg/util/httpstream"
-	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/portforward"
 	"k8s.io/client-go/transport/spdy"
 )
 
 type forwardFlags struct {
 	*flag.FlagSet
-	url, transport *string
-	port           *int
+	server
+	port *int
 }
 
 func newForwardFlags(name string) forwardFlags {
 	flags := flag.NewFlagSet(name, flag.ExitOnError)
 	return forwardFlags{
 		flags,
-		flags.String("url", "", "what PortForward answered"),
-		flags.String("transport", "spdy", "spdy or websocket"),
+		serverFlags(flags),
 		flags.Int("port", 0, "the port in the pod"),
 	}
 }
@@ -100,7 +97,7 @@ func readAll(address string) (int64, error) {
 }
 
 func startForward(flags forwardFlags) (address string, done <-chan error, err error) {
-	dialer, err := newDialer(*flags.transport, *flags.url)
+	dialer, err := newDialer(flags.server)
 	if err != nil {
 		return "", nil, err
 	}
@@ -124,13 +121,12 @@ func startForward(flags forwardFlags) (address string, done <-chan error, err er
 	return fmt.Sprintf("127.0.0.1:%d", forwarded[0].Local), failed, nil
 }
 
-func newDialer(transport, target string) (httpstream.Dialer, error) {
-	parsed, err := url.Parse(target)
+func newDialer(target server) (httpstream.Dialer, error) {
+	parsed, config, err := target.config()
 	if err != nil {
 		return nil, err
 	}
-	config := &rest.Config{TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
-	if transport == "websocket" {
+	if target.websocket() {
 		return portforward.NewSPDYOverWebsocketDialer(parsed, config)
 	}
 	tripper, upgrader, err := spdy.RoundTripperFor(config)

@@ -1,10 +1,17 @@
 // The streaming client of kubectl (k8s.io/client-go) as a program, for tests and benchmarks:
 //
-//	client command -url URL [-transport spdy|websocket] [-protocols a,b] [-stdin] [-stdout] [-stderr] [-tty] [-size 80x24]
-//	client forward -url URL [-transport spdy|websocket] -port PORT
-//	client load    -url URL [-transport spdy|websocket] -port PORT -connections N -parallel N
+//	client command SERVER [-protocols a,b] [-stdin] [-in FILE] [-stdout] [-out FILE] [-stderr] [-tty] [-size 80x24,100x30]
+//	client forward SERVER -port PORT
+//	client load    SERVER -port PORT -connections N -parallel N
 //
-// URL is what a CRI runtime's Exec, Attach or PortForward answered.
+// SERVER is -url URL [-transport spdy|websocket] [-cert FILE -key FILE] [-token TOKEN]. The URL is what a
+// CRI runtime's Exec, Attach or PortForward answered, or a kubelet's:
+//
+//	https://127.0.0.1:10250/exec/NAMESPACE/POD/CONTAINER?command=ls&command=/&output=1&error=1
+//	https://127.0.0.1:10250/attach/NAMESPACE/POD/CONTAINER?input=1&output=1
+//	https://127.0.0.1:10250/portForward/NAMESPACE/POD
+//
+// Whose certificate the server has is not checked.
 package main
 
 import (
