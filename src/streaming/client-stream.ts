@@ -1,4 +1,5 @@
 import { Duplex } from "node:stream";
+import { log } from "../observe/log.ts";
 
 /** What a stream needs of the connection that it is a part of. */
 export interface StreamLink {
@@ -35,6 +36,8 @@ export class ClientStream extends Duplex {
   ) {
     // Readable itself holds at most one piece, so that the queue here is all there is.
     super({ allowHalfOpen: true, readableHighWaterMark: 1, writableHighWaterMark: 64 * 1024 });
+    // Whoever uses a stream sees its end; an error that nobody listens to would end the daemon.
+    this.on("error", (error) => log().debug({ error: error.message }, "streaming: stream"));
   }
 
   /** The connection has data for this stream. What comes after the end is dropped. */

@@ -3,7 +3,7 @@ import { finished } from "node:stream/promises";
 import type { CommandChannels, CommandRequest, Outcome } from "./channels.ts";
 import { readSizes } from "./resize.ts";
 import type { SpdyOptions, SpdySession } from "./spdy-session.ts";
-import type { SpdyStream } from "./spdy-stream.ts";
+import type { SpdyStream, StreamHeaders } from "./spdy-stream.ts";
 import { statusMessage } from "./status.ts";
 
 /** The channel protocols over SPDY, in the order in which a server names them. */
@@ -27,6 +27,7 @@ export class SpdyCommand implements Pick<SpdyOptions, "refuse" | "opened"> {
   readonly #streams = new Map<Kind, SpdyStream>();
   readonly #wanted: Kind[];
   #markComplete: () => void = () => {};
+  #late = false;
 
   constructor(
     private readonly request: Omit<CommandRequest, "containerId" | "command">,
@@ -38,14 +39,15 @@ export class SpdyCommand implements Pick<SpdyOptions, "refuse" | "opened"> {
     });
   }
 
-  refuse(headers: ReadonlyMap<string, string>): string | undefined {
-    const kind = kindOf(headers);
-    if (kind === undefined) return `streamtype ${JSON.stringify(headers.get("streamtype") ?? "")}`;
+  refuse({ streamtype }: StreamHeaders): string | undefined {
+    if (this.#late) return "too late";
+    const kind = kindOf(streamtype);
+    if (kind === undefined) return `streamtype ${JSON.stringify(streamtype)}`;
     return this.#streams.has(kind) ? `a second stream of type ${kind}` : undefined;
   }
 
   opened(stream: SpdyStream): void {
-    const kind = kindOf(stream.headers);
+    const kind = kindOf(stream.headers.streamtype);
     if (kind === undefined) return;
     this.#streams.set(kind, stream);
     // What clients send on streams for output, or that were not asked for, is dropped.
@@ -54,8 +56,9 @@ export class SpdyCommand implements Pick<SpdyOptions, "refuse" | "opened"> {
     if (this.#wanted.every((it) => this.#streams.has(it))) this.#markComplete();
   }
 
-  /** The streams that have been asked for and are still missing. */
-  missing(): string[] {
+  /** Takes no more streams. @returns Those that have been asked for and are missing. */
+  tooLate(): string[] {
+    this.#late = true;
     return this.#wanted.filter((kind) => !this.#streams.has(kind));
   }
 
@@ -97,8 +100,8 @@ export class SpdyCommand implements Pick<SpdyOptions, "refuse" | "opened"> {
   }
 }
 
-function kindOf(headers: ReadonlyMap<string, string>): Kind | undefined {
-  const name = headers.get("streamtype")?.toLowerCase();
+function kindOf(streamtype: string): Kind | undefined {
+  const name = streamtype.toLowerCase();
   return KINDS.find((kind) => kind === name);
 }
 

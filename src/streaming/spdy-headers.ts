@@ -4,7 +4,7 @@ import { messageOf } from "../error.ts";
 import { malformed } from "./spdy-frames.ts";
 
 /** What a block may inflate to; Kubernetes' have a hundred bytes. */
-const MAX_BLOCK_BYTES = 64 * 1024;
+const MAX_BLOCK_BYTES = 4 * 1024;
 /** How far back deflate may refer. */
 const WINDOW_BYTES = 32 * 1024;
 /** zlib's header of two bytes and the dictionary's checksum. */

@@ -1,7 +1,8 @@
 import { finished } from "node:stream";
 import type { ForwardedConnection } from "./channels.ts";
+import { MAX_CONNECTIONS } from "./forward.ts";
 import type { SpdyOptions } from "./spdy-session.ts";
-import type { SpdyStream } from "./spdy-stream.ts";
+import type { SpdyStream, StreamHeaders } from "./spdy-stream.ts";
 
 /** The port-forward protocol over SPDY. */
 export const FORWARD_PROTOCOLS = ["portforward.k8s.io"];
@@ -26,14 +27,16 @@ export class SpdyPortForward implements Pick<SpdyOptions, "refuse" | "opened"> {
     private readonly connected: (connection: ForwardedConnection) => void,
   ) {}
 
-  refuse(headers: ReadonlyMap<string, string>): string | undefined {
-    if (portOf(headers) === undefined) return `port ${JSON.stringify(headers.get("port") ?? "")}`;
+  refuse(headers: StreamHeaders): string | undefined {
+    if (portOf(headers) === undefined) return `port ${JSON.stringify(headers.port)}`;
     const kind = kindOf(headers);
-    if (kind === undefined) return `streamtype ${JSON.stringify(headers.get("streamtype") ?? "")}`;
-    const id = headers.get("requestid") ?? "";
-    return this.#pairs.get(id)?.[kind] === undefined
-      ? undefined
-      : `a second ${kind} stream for request ${JSON.stringify(id)}`;
+    if (kind === undefined) return `streamtype ${JSON.stringify(headers.streamtype)}`;
+    const id = JSON.stringify(headers.requestid);
+    const pair = this.#pairs.get(headers.requestid);
+    if (pair?.[kind] !== undefined) return `a second ${kind} stream for request ${id}`;
+    return pair === undefined && this.#pairs.size >= MAX_CONNECTIONS
+      ? `${MAX_CONNECTIONS} connections wait for their second stream`
+      : undefined;
   }
 
   opened(stream: SpdyStream): void {
@@ -43,28 +46,44 @@ export class SpdyPortForward implements Pick<SpdyOptions, "refuse" | "opened"> {
     if (kind !== undefined) pair[kind] = stream;
     // The client only listens on this one.
     if (kind === "error") stream.resume();
-    if (pair.error === undefined || pair.data === undefined) return;
-    clearTimeout(pair.timer);
-    this.#pairs.delete(id);
+    if (pair.error === undefined || pair.data === undefined) {
+      stream.once("close", () => {
+        if (this.#pairs.get(id) === pair) this.#end(id, pair);
+      });
+      return;
+    }
+    this.#drop(id, pair);
     const port = portOf(pair.data.headers);
     if (port !== undefined) this.connected(toConnection(port, pair.data, pair.error));
   }
 
+  /** Connections whose second stream has not come. */
+  get pending(): number {
+    return this.#pairs.size;
+  }
+
   /** The client is gone. */
   close(): void {
-    for (const { timer } of this.#pairs.values()) clearTimeout(timer);
-    this.#pairs.clear();
+    for (const [id, pair] of this.#pairs) this.#drop(id, pair);
   }
 
   #begin(id: string): Pair {
-    const timer = setTimeout(() => {
-      this.#pairs.delete(id);
-      pair.error?.end("timed out: the data stream is missing");
-      pair.data?.destroy();
-    }, this.creationTimeoutMs);
+    const timer = setTimeout(() => this.#end(id, pair), this.creationTimeoutMs);
     const pair: Pair = { timer };
     this.#pairs.set(id, pair);
     return pair;
+  }
+
+  /** The second stream did not come in time, or the first one has gone. */
+  #end(id: string, pair: Pair): void {
+    this.#drop(id, pair);
+    pair.error?.end("timed out: the data stream is missing");
+    pair.data?.destroy();
+  }
+
+  #drop(id: string, { timer }: Pair): void {
+    clearTimeout(timer);
+    this.#pairs.delete(id);
   }
 }
 
@@ -75,26 +94,27 @@ function toConnection(port: number, data: SpdyStream, error: SpdyStream): Forwar
     port,
     data,
     fail: (message) => {
+      // The client has reset the data stream, and needs to know no more.
+      if (error.writableEnded) return;
       error.end(message, () => data.destroy());
       error.once("close", () => data.destroy());
     },
   };
 }
 
-function kindOf(headers: ReadonlyMap<string, string>): "error" | "data" | undefined {
-  const kind = headers.get("streamtype")?.toLowerCase();
+function kindOf({ streamtype }: StreamHeaders): "error" | "data" | undefined {
+  const kind = streamtype.toLowerCase();
   return kind === "error" || kind === "data" ? kind : undefined;
 }
 
-function portOf(headers: ReadonlyMap<string, string>): number | undefined {
-  const text = headers.get("port") ?? "";
+function portOf({ port: text }: StreamHeaders): number | undefined {
   const port = /^\d{1,5}$/.test(text) ? Number(text) : 0;
   return port >= 1 && port <= 65_535 ? port : undefined;
 }
 
 /** Old clients send none; they open the error stream, then the data stream. */
 function requestIdOf(stream: SpdyStream): string {
-  const id = stream.headers.get("requestid") ?? "";
-  if (id !== "") return id;
+  const { requestid } = stream.headers;
+  if (requestid !== "") return requestid;
   return `stream ${kindOf(stream.headers) === "error" ? stream.id : stream.id - 2}`;
 }

@@ -17,7 +17,7 @@ import {
   synReply,
 } from "./spdy-frames.ts";
 import { HeaderReader } from "./spdy-headers.ts";
-import { SpdyStream } from "./spdy-stream.ts";
+import { SpdyStream, type StreamHeaders, streamHeaders } from "./spdy-stream.ts";
 
 export interface SpdyOptions {
   /** A connection with neither frames nor progress for this long is closed. */
@@ -25,7 +25,7 @@ export interface SpdyOptions {
   /** Streams that may be open at once; more are refused. */
   maxStreams: number;
   /** Why a stream with these headers is refused; undefined takes it. */
-  refuse(headers: ReadonlyMap<string, string>): string | undefined;
+  refuse(headers: StreamHeaders): string | undefined;
   /** A stream has been taken, the client knows. */
   opened(stream: SpdyStream): void;
 }
@@ -167,17 +167,15 @@ export class SpdySession implements StreamLink {
     }
   }
 
-  #open(id: number, fin: boolean, headers: Map<string, string>): void {
+  #open(id: number, fin: boolean, all: ReadonlyMap<string, string>): void {
     if (id % 2 === 0 || id <= this.#lastStreamId) {
       throw malformed(`stream ${id} opened after stream ${this.#lastStreamId}`);
     }
     this.#lastStreamId = id;
-    const refusal =
-      this.#streams.size >= this.options.maxStreams
-        ? `${this.options.maxStreams} streams are open`
-        : this.options.refuse(headers);
-    if (refusal !== undefined) {
-      log().info({ stream: id, refusal }, "SPDY: stream refused");
+    const headers = streamHeaders(all);
+    const refusal = this.#refusal(headers);
+    if (headers === undefined || refusal !== undefined) {
+      log().debug({ stream: id, refusal }, "SPDY: stream refused");
       this.#answer(rstStream(id, ResetStatus.refusedStream));
       return;
     }
@@ -188,6 +186,12 @@ export class SpdySession implements StreamLink {
     this.#replied = true;
     this.options.opened(stream);
     if (fin) stream.receive(EMPTY, true);
+  }
+
+  #refusal(headers: StreamHeaders | undefined): string | undefined {
+    if (headers === undefined) return "a header that is too long";
+    if (this.#streams.size < this.options.maxStreams) return this.options.refuse(headers);
+    return `${this.options.maxStreams} streams are open`;
   }
 
   #writeData(id: number, chunk: Buffer): void {

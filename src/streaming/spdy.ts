@@ -2,7 +2,7 @@ import type { Duplex } from "node:stream";
 import { log } from "../observe/log.ts";
 import type { CommandRequest } from "./channels.ts";
 import { runCommand } from "./command.ts";
-import { forward } from "./forward.ts";
+import { Forwarder, MAX_CONNECTIONS } from "./forward.ts";
 import { negotiate } from "./negotiate.ts";
 import { COMMAND_PROTOCOLS, SpdyCommand } from "./spdy-command.ts";
 import { FORWARD_PROTOCOLS, SpdyPortForward } from "./spdy-port-forward.ts";
@@ -11,8 +11,8 @@ import { acceptUpgrade, refuseUpgrade, type Upgrade } from "./upgrade.ts";
 
 /** Error, stdin, stdout, stderr, resize. */
 const MAX_COMMAND_STREAMS = 5;
-/** Each forwarded connection has two. */
-const MAX_FORWARD_STREAMS = 4_096;
+/** Each forwarded connection has two, those that wait for their second stream one. */
+const MAX_FORWARD_STREAMS = 3 * MAX_CONNECTIONS;
 
 export function isSpdy(upgradeHeader: string): boolean {
   return upgradeHeader.toLowerCase().includes("spdy/3.1");
@@ -50,8 +50,8 @@ async function runOverSpdy(
     opened: (stream) => command.opened(stream),
   });
   const late = setTimeout(() => {
-    const error = `the client did not open ${command.missing().join(", ")} in time`;
-    log().info(error);
+    const error = `the client did not open ${command.tooLate().join(", ")} in time`;
+    log().debug(error);
     void command.channels(session).finish({ error });
   }, upgrade.creationTimeoutMs);
   // Until there is a command that tells the client more.
@@ -84,8 +84,9 @@ export async function forwardOverSpdy(
   head: Buffer,
 ): Promise<void> {
   if (request.kind !== "portforward") throw new Error(`${request.kind} is no port-forward`);
+  const forwarder = new Forwarder(backend, request.podSandboxId);
   const connections = new SpdyPortForward(creationTimeoutMs, (connection) => {
-    void forward(backend, request.podSandboxId, connection);
+    void forwarder.forward(connection);
   });
   const session = new SpdySession(transport, {
     idleTimeoutMs,

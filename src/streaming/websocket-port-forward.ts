@@ -17,6 +17,16 @@ export const FORWARD_PROTOCOLS: ReadonlyMap<string, ChannelEncoding> = new Map([
 ]);
 
 const EMPTY = Buffer.alloc(0);
+/** Each port has two channels, whose numbers have to fit into a byte, or an ASCII character from "0" on. */
+const MAX_PORTS = { binary: 128, base64: 40 } as const;
+
+/** Why these ports cannot be forwarded by channels; undefined when they can. */
+export function refusePorts({ base64 }: ChannelEncoding, ports: readonly number[]) {
+  const most = MAX_PORTS[base64 ? "base64" : "binary"];
+  if (ports.length === 0)
+    return "the request names no port: SPDY/3.1+portforward.k8s.io needs none";
+  return ports.length > most ? `${ports.length} ports, at most ${most} are possible` : undefined;
+}
 
 /**
  * A byte stream in the binary messages of a WebSocket, whose boundaries mean nothing. Begins to read.

@@ -2,7 +2,7 @@ import { createHash } from "node:crypto";
 import { messageOf } from "../error.ts";
 import type { CommandRequest } from "./channels.ts";
 import { runCommand } from "./command.ts";
-import { forward } from "./forward.ts";
+import { Forwarder } from "./forward.ts";
 import { forwardOverSpdy } from "./spdy.ts";
 import { acceptUpgrade, refuseUpgrade, type Upgrade } from "./upgrade.ts";
 import { WebSocketConnection } from "./websocket.ts";
@@ -11,6 +11,7 @@ import { CloseCode } from "./websocket-frames.ts";
 import {
   channelConnections,
   FORWARD_PROTOCOLS,
+  refusePorts,
   TUNNEL_PROTOCOL,
   tunnel,
 } from "./websocket-port-forward.ts";
@@ -48,6 +49,14 @@ export async function serveWebSocket(upgrade: Upgrade): Promise<void> {
     const offered = JSON.stringify(headers["sec-websocket-protocol"]);
     refuseUpgrade(socket, 403, `Sec-WebSocket-Protocol: ${offered}: known are ${names}`);
     return;
+  }
+  const encoding = FORWARD_PROTOCOLS.get(protocol);
+  if (request.kind === "portforward" && encoding !== undefined) {
+    const refusal = refusePorts(encoding, request.ports);
+    if (refusal !== undefined) {
+      refuseUpgrade(socket, 400, `unable to forward ports by channels: ${refusal}`);
+      return;
+    }
   }
   acceptUpgrade(socket, {
     Upgrade: "websocket",
@@ -92,8 +101,9 @@ async function forwardOverChannels(
     throw new Error(`no protocol ${protocol} for ${request.kind}`);
   }
   const { podSandboxId, ports } = request;
+  const forwarder = new Forwarder(backend, podSandboxId);
   for (const it of channelConnections(connection, head, encoding, ports)) {
-    void forward(backend, podSandboxId, it);
+    void forwarder.forward(it);
   }
   const end = () => connection.close(CloseCode.goingAway, messageOf(signal.reason));
   signal.addEventListener("abort", end, { once: true });

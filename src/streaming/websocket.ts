@@ -1,4 +1,5 @@
 import type { Duplex } from "node:stream";
+import { messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import {
@@ -80,10 +81,10 @@ export class WebSocketConnection {
       try {
         parser.push(chunk);
       } catch (error) {
-        if (!(error instanceof WebSocketError)) throw error;
         failed = true;
-        log().info({ error: error.message, code: error.code }, "WebSocket: connection closed");
-        this.close(error.code, error.message);
+        const code = error instanceof WebSocketError ? error.code : CloseCode.internalError;
+        log().info({ error: messageOf(error), code }, "WebSocket: connection closed");
+        this.close(code, messageOf(error));
       }
     };
     this.transport.on("drain", () => this.#drained());

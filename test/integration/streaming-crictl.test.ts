@@ -4,6 +4,7 @@ import { once } from "node:events";
 import { copyFileSync, readFileSync } from "node:fs";
 import { connect } from "node:net";
 import { join } from "node:path";
+import { type ConnectionOptions, connect as connectTls } from "node:tls";
 import { makeCa, makeCertificate } from "../fixtures/certificates.ts";
 import { Crictl } from "../fixtures/crictl.ts";
 import {
@@ -324,28 +325,78 @@ test("an attach without stdin in the container, and a container that is gone, ar
   client.socket.destroy();
 });
 
+/** Whose certificate the server shows to this client, and whether it takes the client's. */
+async function handshake(options: ConnectionOptions): Promise<string> {
+  const { url } = await node.runtime.exec({
+    containerId: container.id,
+    cmd: ["true"],
+    stdout: true,
+  });
+  const { hostname, port, pathname } = new URL(url);
+  const socket = connectTls({ host: hostname, port: Number(port), ...options });
+  let line = "closed";
+  socket.on("error", () => {});
+  socket.once("data", (chunk) => {
+    line = chunk.toString().split("\r\n")[0] ?? "";
+    socket.end();
+  });
+  socket.write(`GET ${pathname} HTTP/1.1\r\nHost: x\r\n\r\n`);
+  let name: unknown;
+  socket.once("secureConnect", () => {
+    name = socket.getPeerCertificate().subject?.CN;
+  });
+  await new Promise((resolve) => socket.once("close", resolve));
+  return line === "closed" ? line : `${line}, ${name}`;
+}
+
 test("over TLS with client certificates, renewed while the daemon runs", async () => {
   const path = (name: string) => join(node.directory, name);
-  makeCa(node.directory, "ca");
+  const pem = (name: string) => readFileSync(path(name), "utf8");
+  for (const ca of ["ca", "other-ca"]) makeCa(node.directory, ca);
   for (const name of ["server", "client", "next"]) makeCertificate(node.directory, name, "ca");
+  makeCertificate(node.directory, "other-client", "other-ca");
+  copyFileSync(path("ca.crt"), path("clients.crt"));
   await node.restart({
     "streaming.tls_cert_file": path("server.crt"),
     "streaming.tls_key_file": path("server.key"),
-    "streaming.tls_client_ca_file": path("ca.crt"),
+    "streaming.tls_client_ca_file": path("clients.crt"),
   });
-  const flags = ["--tls-ca", path("ca.crt"), "--tls-cert", path("client.crt")];
-  const tls = [...flags, "--tls-key", path("client.key"), "--tls-sni", "127.0.0.1"];
-  const withTls = () => crictl.run(["exec", ...tls, container.id, "echo", "hi"]);
+  const as = (name: string) => ({
+    ca: pem("ca.crt"),
+    cert: pem(`${name}.crt`),
+    key: pem(`${name}.key`),
+  });
+  const withTls = (name = "client") => {
+    const flags = ["--tls-ca", path("ca.crt"), "--tls-cert", path(`${name}.crt`)];
+    const tls = [...flags, "--tls-key", path(`${name}.key`), "--tls-sni", "127.0.0.1"];
+    return crictl.run(["exec", ...tls, container.id, "echo", "hi"]);
+  };
+  const withoutIsRefused = async () => {
+    const without = await exec("echo", "hi");
+    expect(without.stdout).toBe("");
+    expect(without.exitCode).not.toBe(0);
+    expect(await handshake({ ca: pem("ca.crt") })).toBe("closed");
+  };
+  const good = (name: string) => `HTTP/1.1 400 Bad Request, ${name}`;
   expect((await withTls()).stdout).toBe("hi\n");
-  const without = await exec("echo", "hi");
-  expect(without.stdout).toBe("");
-  expect(without.exitCode).not.toBe(0);
+  expect(await handshake(as("client"))).toBe(good("server"));
+  await withoutIsRefused();
   for (const kind of ["crt", "key"]) copyFileSync(path(`next.${kind}`), path(`server.${kind}`));
   expect((await withTls()).stdout).toBe("hi\n");
   expect(node.crib.log()).toContain("certificates renewed");
+  expect(await handshake(as("client"))).toBe(good("next"));
+  await withoutIsRefused();
   copyFileSync(path("client.key"), path("server.key"));
   expect((await withTls()).stdout).toBe("hi\n");
   expect(node.crib.log()).toContain("the key is not the certificate's");
+  expect(await handshake(as("client"))).toBe(good("next"));
+  await withoutIsRefused();
+  copyFileSync(path("next.key"), path("server.key"));
+  copyFileSync(path("other-ca.crt"), path("clients.crt"));
+  expect(await handshake(as("client"))).toBe("closed");
+  expect((await withTls()).stdout).toBe("");
+  expect((await withTls("other-client")).stdout).toBe("hi\n");
+  await withoutIsRefused();
   await node.restart();
 }, 60_000);
 

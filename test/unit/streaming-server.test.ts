@@ -205,7 +205,7 @@ async function overTls(url: string, options: ConnectionOptions) {
     const closed = once(socket, "close").then(() => [Buffer.from("closed")]);
     const [chunk] = (await Promise.race([once(socket, "data"), closed])) as [Buffer];
     const serial = socket.getPeerCertificate().subject?.CN;
-    return { line: chunk.toString().split("\r\n")[0], serial };
+    return { line: chunk.toString().split("\r\n")[0], serial, session: socket.getSession() };
   } finally {
     socket.destroy();
   }
@@ -217,13 +217,43 @@ test("over TLS, with certificates that can be renewed", async () => {
   const url = it.url("exec", { stdin: true });
   expect(url).toStartWith("https://127.0.0.1:");
   const answer = { line: "HTTP/1.1 101 Switching Protocols" };
-  expect(await overTls(url, { ca })).toEqual({ ...answer, serial: "one" });
+  expect(await overTls(url, { ca })).toMatchObject({ ...answer, serial: "one" });
   it.server.renew(tlsOf("two"));
   const again = it.url("exec", { stdin: true });
-  expect(await overTls(again, { ca })).toEqual({ ...answer, serial: "two" });
+  expect(await overTls(again, { ca })).toMatchObject({ ...answer, serial: "two" });
   expect(() => it.server.renew({ ...tlsOf("one"), key: "nonsense" })).toThrow();
   const third = it.url("exec", { stdin: true });
-  expect(await overTls(third, { ca })).toEqual({ ...answer, serial: "two" });
+  expect(await overTls(third, { ca })).toMatchObject({ ...answer, serial: "two" });
+});
+
+test("a client CA that is replaced: who has no certificate of the new one is refused", async () => {
+  const [ca, otherCa] = [pem("ca.crt"), pem("other-ca.crt")];
+  await using it = await startStreaming({ tls: tlsOf("one", ca) });
+  const url = () => it.url("exec", { stdin: true });
+  let session: Buffer | undefined;
+  const line = async (client: object) => {
+    const answer = await overTls(url(), { ca, ...client, ...(session && { session }) });
+    session ??= answer.session;
+    return `${answer.line?.slice(0, 12)}, ${answer.serial}`;
+  };
+  const refused = async (client: object) =>
+    line(client).then(
+      (text) => text.startsWith("closed"),
+      () => true,
+    );
+  const none = { cert: undefined, key: undefined };
+  expect(await line(tlsOf("two"))).toBe("HTTP/1.1 101, one");
+  it.server.renew(tlsOf("two", ca));
+  expect(await line(tlsOf("two"))).toBe("HTTP/1.1 101, two");
+  for (const client of [none, tlsOf("stranger")]) expect(await refused(client)).toBe(true);
+  it.server.renew(tlsOf("two", otherCa));
+  expect(await line(tlsOf("stranger"))).toBe("HTTP/1.1 101, two");
+  for (const client of [none, tlsOf("one"), tlsOf("two")]) expect(await refused(client)).toBe(true);
+  // With the session of a handshake that was good once, too.
+  session = undefined;
+  expect(await line(tlsOf("stranger"))).toBe("HTTP/1.1 101, two");
+  it.server.renew(tlsOf("two", ca));
+  expect(await refused(tlsOf("stranger"))).toBe(true);
 });
 
 test("many connections that say nothing do not keep clients out", async () => {

@@ -1,5 +1,6 @@
 import { expect, setDefaultTimeout, test } from "bun:test";
 import { once } from "node:events";
+import { SpdyCommand } from "../../src/streaming/spdy-command.ts";
 import { controlFrame, dataFrame, SpdyClient, synStream, u32 } from "../fixtures/spdy-client.ts";
 import { startStreaming, type TestServer } from "../fixtures/streaming.ts";
 
@@ -347,6 +348,17 @@ test("a client that does not open its streams in time is told so", async () => {
   expect(client.text(ids.error)).toContain("the client did not open stdout in time");
   expect(it.backend.processes).toHaveLength(0);
   client.socket.end();
+});
+
+test("streams that come when it is too late are refused", () => {
+  const command = new SpdyCommand(
+    { tty: false, stdin: true, stdout: true, stderr: false },
+    "v4.channel.k8s.io",
+  );
+  const stdout = { streamtype: "stdout", port: "", requestid: "" };
+  expect(command.refuse(stdout)).toBeUndefined();
+  expect(command.tooLate()).toEqual(["error", "stdin", "stdout"]);
+  expect(command.refuse(stdout)).toBe("too late");
 });
 
 test("an idle connection is closed; frames in either direction keep it", async () => {

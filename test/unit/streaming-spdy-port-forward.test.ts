@@ -1,6 +1,9 @@
-import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { afterEach, describe, expect, setDefaultTimeout, test } from "bun:test";
 import { once } from "node:events";
 import { type AddressInfo, createServer, type Server, type Socket } from "node:net";
+import { MAX_CONNECTIONS } from "../../src/streaming/forward.ts";
+import { SpdyPortForward } from "../../src/streaming/spdy-port-forward.ts";
+import { SpdyStream } from "../../src/streaming/spdy-stream.ts";
 import { controlFrame, dataFrame, SpdyClient, u32 } from "../fixtures/spdy-client.ts";
 import { startStreaming, type TestServer } from "../fixtures/streaming.ts";
 
@@ -70,11 +73,7 @@ test("a port nobody listens on: the error says so, its data stream is reset, oth
   await using it = await startStreaming();
   const client = await open(it);
   const good = await forward(client, await echo(), "1");
-  const closed = createServer().listen(0, "127.0.0.1");
-  await once(closed, "listening");
-  const port = String((closed.address() as AddressInfo).port);
-  closed.close();
-  await once(closed, "close");
+  const port = await closedPort();
   const bad = await forward(client, port, "2");
   await client.until("the refusal", () => client.isFinished(bad.error) && client.isReset(bad.data));
   expect(client.text(bad.error)).toContain(`cannot forward port ${port} of pod p1: `);
@@ -230,4 +229,94 @@ test("a connection whose target does not read holds up little, and the client go
   await once(held ?? client.socket, "end");
   expect(received).toBe((sent / frame.length) * 65_536);
   client.socket.end();
+});
+
+/** A port of this machine that nobody listens on. */
+async function closedPort(): Promise<string> {
+  const closed = createServer().listen(0, "127.0.0.1");
+  await once(closed, "listening");
+  const port = String((closed.address() as AddressInfo).port);
+  closed.close();
+  await once(closed, "close");
+  return port;
+}
+
+test("a data stream that is reset before the dial fails, its error stream open: all others go on", async () => {
+  await using it = await startStreaming();
+  const client = await open(it);
+  const good = await forward(client, await echo(), "1");
+  client.send(dataFrame(good.data, "a"));
+  await client.until("the echo", () => client.text(good.data) === "a");
+  const gate = Promise.withResolvers<void>();
+  it.backend.gate = gate.promise;
+  const headers = { port: await closedPort(), requestid: "2" };
+  const error = await client.stream({ streamtype: "error", ...headers });
+  const data = await client.stream({ streamtype: "data", ...headers });
+  client.send(controlFrame(3, 0, u32(data), u32(5)));
+  await client.until("the end of the error stream", () => client.isFinished(error));
+  gate.resolve();
+  client.send(dataFrame(good.data, "b"));
+  await client.until("another echo", () => client.text(good.data) === "ab");
+  expect(client.text(error)).toBe("");
+  client.socket.end();
+});
+
+test("more connections than one client may have are refused with a text, also while dials go on", async () => {
+  await using it = await startStreaming();
+  const client = await open(it);
+  const gate = Promise.withResolvers<void>();
+  it.backend.gate = gate.promise;
+  const port = await echo();
+  const common = (index: number) => ({ port, requestid: String(index) });
+  for (let index = 0; index < MAX_CONNECTIONS; index += 1) {
+    const error = await client.stream({ streamtype: "error", ...common(index) });
+    const data = await client.stream({ streamtype: "data", ...common(index) });
+    // Nobody wants it any more, but it is still being made.
+    for (const id of [error, data]) client.send(controlFrame(3, 0, u32(id), u32(5)));
+  }
+  const more = await forward(client, port, "more");
+  await client.until("the refusal", () => client.isFinished(more.error));
+  expect(client.text(more.error)).toContain(`this client has ${MAX_CONNECTIONS} connections`);
+  gate.resolve();
+  for (let round = 0, text = "none"; text !== ""; round += 1) {
+    const again = await forward(client, port, `again ${round}`);
+    client.send(dataFrame(again.data, "", true));
+    await client.until("an end", () => client.isFinished(again.error));
+    text = client.text(again.error);
+  }
+  client.socket.end();
+});
+
+describe("connections whose second stream is missing", () => {
+  const link = { send: () => {}, sendFin: () => {}, ended: () => {}, queued: () => {} };
+  const headersOf = (index: number) => ({
+    streamtype: "error",
+    port: "80",
+    requestid: String(index),
+  });
+
+  test("go when the first one has gone", async () => {
+    const forward = new SpdyPortForward(60_000, () => {});
+    const streams = Array.from({ length: 100 }, (_, index) => {
+      const stream = new SpdyStream(link, 2 * index + 1, headersOf(index));
+      forward.opened(stream);
+      return stream;
+    });
+    expect(forward.pending).toBe(100);
+    for (const stream of streams) stream.vanish();
+    await Promise.all(streams.map((stream) => stream.closed || once(stream, "close")));
+    expect(forward.pending).toBe(0);
+  });
+
+  test("are at most as many as there may be connections", () => {
+    const forward = new SpdyPortForward(60_000, () => {});
+    for (let index = 0; index < MAX_CONNECTIONS; index += 1) {
+      expect(forward.refuse(headersOf(index))).toBeUndefined();
+      forward.opened(new SpdyStream(link, 2 * index + 1, headersOf(index)));
+    }
+    expect(forward.refuse(headersOf(MAX_CONNECTIONS))).toContain("wait for their second stream");
+    expect(forward.refuse({ ...headersOf(0), streamtype: "data" })).toBeUndefined();
+    forward.close();
+    expect(forward.pending).toBe(0);
+  });
 });

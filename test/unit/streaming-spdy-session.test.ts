@@ -90,3 +90,38 @@ test("whatever comes, a connection's streams end with it and hold nothing", asyn
   }
   expect(Math.min(opened, failed, lasted)).toBeGreaterThan(0);
 });
+
+test("headers cost next to nothing: what is no header of Kubernetes' is not kept", async () => {
+  const streams: SpdyStream[] = [];
+  const transport = new Duplex({ read() {}, write: (_chunk, _encoding, done) => done() });
+  const session = new SpdySession(transport, {
+    idleTimeoutMs: 60_000,
+    maxStreams: 1_000,
+    refuse: () => undefined,
+    opened: (stream) => streams.push(stream),
+  });
+  session.start(Buffer.alloc(0));
+  const writer = new HeaderWriter();
+  const open = (id: number, headers: Record<string, string>) =>
+    transport.push(synStream(id, writer.write(headers)));
+  const bytes = () => JSON.stringify(streams.map(({ headers }) => headers)).length;
+  for (let index = 0; index < 1_000; index += 1) {
+    open(2 * index + 1, { requestid: String(index), x: "x".repeat(3_000) });
+  }
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(streams).toHaveLength(1_000);
+  expect(bytes()).toBeLessThan(100_000);
+  for (const stream of streams.splice(0, 2)) stream.destroy();
+  open(2_001, { requestid: "x".repeat(64) });
+  open(2_003, { requestid: "x".repeat(65) });
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(streams).toHaveLength(999);
+  let over = false;
+  void session.over.then(() => {
+    over = true;
+  });
+  open(2_005, { x: "x".repeat(5_000) });
+  await new Promise((resolve) => setImmediate(resolve));
+  expect(over).toBe(true);
+  transport.destroy();
+});

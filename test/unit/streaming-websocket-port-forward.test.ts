@@ -4,6 +4,7 @@ import { type AddressInfo, createServer, type Server, type Socket } from "node:n
 import { Base64Decoder } from "../../src/streaming/base64-decoder.ts";
 import { ping } from "../../src/streaming/spdy-frames.ts";
 import { FUZZ_MS, randomOf } from "../fixtures/fuzz.ts";
+import { controlFrame, dataFrame, HeaderWriter, synStream, u32 } from "../fixtures/spdy-client.ts";
 import { startStreaming, type TestServer } from "../fixtures/streaming.ts";
 import { clientFrame, RawWebSocket } from "../fixtures/websocket.ts";
 
@@ -71,6 +72,30 @@ describe("SPDY in a tunnel", () => {
     expect(answer).toEqual(bytes);
   });
 
+  test("a data stream that is reset before its dial fails harms nothing", async () => {
+    const client = await tunnel();
+    const gate = Promise.withResolvers<void>();
+    it.backend.gate = gate.promise;
+    const writer = new HeaderWriter();
+    const streams = [
+      synStream(1, writer.write({ streamtype: "error", port: "1", requestid: "1" })),
+      synStream(3, writer.write({ streamtype: "data", port: "1", requestid: "1" })),
+    ];
+    client.send("binary", Buffer.concat([...streams, controlFrame(3, 0, u32(3), u32(5))]));
+    let answer = Buffer.alloc(0);
+    const next = async (what: Buffer) => {
+      while (!answer.includes(what)) {
+        answer = Buffer.concat([answer, (await client.next())?.payload ?? what]);
+      }
+    };
+    await next(dataFrame(1, "", true));
+    gate.resolve();
+    client.send("binary", ping(1));
+    await next(ping(1));
+    client.send("close", "\x03\xe8");
+    expect((await client.rest()).at(-1)).toBe("close 1000");
+  });
+
   test("text in it closes it: 1003", async () => {
     const client = await tunnel();
     client.send("text", "hello");
@@ -94,6 +119,17 @@ describe("SPDY in a tunnel", () => {
 });
 
 describe("two channels for each port", () => {
+  test("no ports, or more than there are channels for, are refused: 400", async () => {
+    const status = async (count: number, protocol?: string) =>
+      (await forward(Array(count).fill(1), protocol)).answer.status;
+    expect(await status(0)).toBe(400);
+    expect(await status(0, "v4.channel.k8s.io")).toBe(400);
+    expect(await status(129, "v4.channel.k8s.io")).toBe(400);
+    expect(await status(128, "v4.channel.k8s.io")).toBe(101);
+    expect(await status(41, "v4.base64.channel.k8s.io")).toBe(400);
+    expect(await status(40, "v4.base64.channel.k8s.io")).toBe(101);
+  });
+
   test("both begin with the port; data go both ways; the last target's end closes all", async () => {
     const first = await target((socket) => void socket.pipe(socket));
     const second = await target((socket) => void socket.end("bye"));
