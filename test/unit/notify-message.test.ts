@@ -61,7 +61,7 @@ test("without a manager nothing is sent and nothing fails", async () => {
 
 test("a manager that is gone is an error that names the call", async () => {
   const notifier = openNotifier({ NOTIFY_SOCKET: join(directory, "gone.sock") });
-  expect(notifier.send("READY=1")).rejects.toThrow("sendto NOTIFY_SOCKET: ENOENT");
+  await expect(notifier.send("READY=1")).rejects.toThrow("sendto NOTIFY_SOCKET: ENOENT");
 });
 
 test("children do not inherit the way to speak for the daemon", () => {
