@@ -1,4 +1,5 @@
 import { messageOf } from "../error.ts";
+import { NamespaceMode } from "../gen/runtime/v1/security_pb.ts";
 import { killAll } from "../linux/cgroup.ts";
 import { readExitRecords } from "../monitor/exits.ts";
 import type { ContainerExit } from "../monitor/types.ts";
@@ -25,7 +26,9 @@ export interface Ending {
 export function endingOf(exit: ContainerExit): Ending {
   const reason = exit.oomKilled ? "OOMKilled" : exit.exitCode === 0 ? "Completed" : "Error";
   const { exitCode, finishedAtNs, droppedLogBytes } = exit;
-  return { exitCode, finishedAtNs, reason, message: "", droppedLogBytes };
+  const isCut = exit.logComplete === false;
+  const message = isCut ? "its monitor died: the last lines of its log may be missing" : "";
+  return { exitCode, finishedAtNs, reason, message, droppedLogBytes };
 }
 
 /**
@@ -115,11 +118,34 @@ export function releaseLater(core: Core, container: ContainerRecord): void {
 const REPORT_MS = 5_000;
 /** 128 + SIGKILL. */
 const KILLED = 137;
+/** What containerd says of an end that nobody saw. */
+const UNKNOWN = 255;
+
+/** An end of which neither the monitor nor its record tells. */
+function unwitnessed(
+  core: Core,
+  container: ContainerRecord,
+  found: ReadonlySet<number>,
+  why: string,
+): Ending {
+  const killed = { exitCode: KILLED, finishedAtNs: nowNs(), reason: "Error" };
+  if (found.has(container.pid)) return { ...killed, message: `killed by Crib: ${why}` };
+  const options = container.config.linux?.securityContext?.namespaceOptions;
+  const pidMode = options?.pid ?? NamespaceMode.POD;
+  const namespaces = core.store.pods.get(container.podId)?.namespaces;
+  // It lived as long as the monitor: had it ended before, there would be a record.
+  if (namespaces?.pid !== undefined && pidMode === NamespaceMode.POD) {
+    return { ...killed, message: `killed with the PID namespace that it shared: ${why}` };
+  }
+  const message = `nobody saw how it ended: ${why}`;
+  return { exitCode: UNKNOWN, finishedAtNs: nowNs(), reason: "Unknown", message };
+}
 
 /**
  * Brings a container to its end, whoever is left to tell of it: kills what is in its cgroup, then takes
- * the monitor's report, else the record on disk, else what the empty cgroup says.
+ * the monitor's report, else the record on disk, else what was found in the cgroup.
  *
+ * @param why nobody else may tell: "its pod's monitor died"
  * @param reportMs how long the report of a monitor is awaited; 0 where there is none.
  * @throws CribError DeadlineExceeded when processes survive SIGKILL for `killMs`.
  */
@@ -130,14 +156,13 @@ export async function settle(
   { killMs = KILL_DEADLINE_MS, reportMs = REPORT_MS } = {},
 ): Promise<void> {
   const reported = reportMs > 0 ? core.exits.wait(container.id, killMs + reportMs) : undefined;
-  await killAll(core.cgroups, container.cgroup, killMs);
+  const found = await killAll(core.cgroups, container.cgroup, killMs);
   if (container.phase === "exited") return;
   if (reported !== undefined) await Promise.race([reported, Bun.sleep(reportMs)]);
   if (container.phase !== "running" && container.phase !== "created") return;
   const records = await readExitRecords(podPaths(core, container.podId).directory).catch(() => []);
   const record = records.find(({ id }) => id === container.id);
-  const killed = { exitCode: KILLED, finishedAtNs: nowNs(), reason: "Error" };
-  finish(core, container, record ? endingOf(record) : { ...killed, message: why });
+  finish(core, container, record ? endingOf(record) : unwitnessed(core, container, found, why));
 }
 
 /** Containers whose end could not be written to the database. */

@@ -72,7 +72,7 @@ async function kill(core: Core, container: ContainerRecord): Promise<void> {
   if (!hasNotEnded(container)) return;
   await send(core, container, SIGKILL);
   const killMs = core.config.container.kill_timeout_seconds * 1000;
-  await settle(core, container, "killed by Crib; its monitor does not answer", { killMs });
+  await settle(core, container, "its monitor does not answer", { killMs });
 }
 
 function hasNotEnded(container: ContainerRecord): boolean {

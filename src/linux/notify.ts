@@ -3,13 +3,13 @@
  * so through libc.
  */
 import { setTimeout as sleep } from "node:timers/promises";
+import { monotonicNs } from "./clock.ts";
 import { buffer, check, cstring, libc, SyscallError } from "./libc.ts";
 
 const c = libc({
   socket: { args: ["i32", "i32", "i32"], returns: "i32" },
   sendto: { args: ["i32", "ptr", "u64", "i32", "ptr", "u32"], returns: "i64" },
   close: { args: ["i32"], returns: "i32" },
-  clock_gettime: { args: ["i32", "ptr"], returns: "i32" },
 });
 
 const AF_UNIX = 1;
@@ -17,7 +17,6 @@ const SOCK_DGRAM = 2;
 const SOCK_CLOEXEC = 0o2000000;
 const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
-const CLOCK_MONOTONIC = 1;
 /** sun_path of sockaddr_un(7), with its NUL. */
 const SUN_PATH_BYTES = 108;
 /** The manager reads its queue when it gets to it: after a boot that may take a moment. */
@@ -53,12 +52,9 @@ export function openNotifier(env: Record<string, string | undefined> = process.e
   };
 }
 
-/** MONOTONIC_USEC of a RELOADING=1 message: CLOCK_MONOTONIC, which Bun's own clocks are not. */
+/** MONOTONIC_USEC of a RELOADING=1 message. */
 export function monotonicUsec(): bigint {
-  const time = buffer(16);
-  check(c.clock_gettime(CLOCK_MONOTONIC, time), "clock_gettime");
-  const view = new DataView(time.buffer);
-  return view.getBigInt64(0, true) * 1_000_000n + view.getBigInt64(8, true) / 1000n;
+  return monotonicNs() / 1000n;
 }
 
 /**

@@ -87,11 +87,20 @@ class Exits {
 
 /** One pod's monitor. For failures see `Connection`. */
 export class Monitor {
+  private pauseId: number | undefined;
+
   private constructor(
     private readonly connection: Connection,
     private readonly hello: Hello,
     private readonly exits: Exits,
-  ) {}
+    /** Resolves when the pod's shared PID namespace is dead; at once where the pod has none. */
+    readonly pauseEnded: Promise<void>,
+  ) {
+    this.pauseId = hello.pausePid;
+    void pauseEnded.then(() => {
+      this.pauseId = undefined;
+    });
+  }
 
   /**
    * Connects to the monitor whose socket is in `directory`. A daemon that was connected before is cut
@@ -99,13 +108,16 @@ export class Monitor {
    */
   static async connect(directory: string, deadlineMs: number): Promise<Monitor> {
     const exits = new Exits();
-    const connection = await Connection.open(directory, deadlineMs, ({ payload }) => {
+    const pauseEnded = Promise.withResolvers<void>();
+    const connection = await Connection.open(directory, deadlineMs, ({ type, payload }) => {
+      if (type === Answer.pauseEnded) return pauseEnded.resolve();
       const { exit } = decodeRecord(payload);
       if (exit !== undefined) exits.tell(exit);
     });
     try {
       const hello = decodeHello(await connection.call(encodeHello).reply);
-      return new Monitor(connection, hello, exits);
+      if (hello.pausePid === undefined) pauseEnded.resolve();
+      return new Monitor(connection, hello, exits, pauseEnded.promise);
     } catch (error) {
       connection.disconnect();
       throw error;
@@ -121,9 +133,9 @@ export class Monitor {
     return this.hello.pid;
   }
 
-  /** Of the process that is pid 1 of the pod's shared PID namespace. */
+  /** Of the process that is pid 1 of the pod's shared PID namespace; undefined without a living one. */
   get pausePid(): number | undefined {
-    return this.hello.pausePid;
+    return this.pauseId;
   }
 
   get podId(): string {

@@ -100,7 +100,13 @@ export class Connection {
           },
         },
       });
-      this.socket = await withDeadline(connecting, this.deadlineMs, "pod monitor: connect");
+      this.socket = await withDeadline(connecting, this.deadlineMs, "pod monitor: connect").catch(
+        (error: unknown) => {
+          // Should it come after all, nobody waits for it any more.
+          void connecting.then((socket) => socket.terminate()).catch(() => undefined);
+          throw error;
+        },
+      );
     } catch (error) {
       const where = `pod monitor in ${this.directory}`;
       throw new CribError("Unavailable", `${where}: ${messageOf(error)}`, { cause: error });
@@ -132,7 +138,7 @@ export class Connection {
   }
 
   private receive(frame: Frame): void {
-    if (frame.type === Answer.exit) {
+    if (frame.type === Answer.exit || frame.type === Answer.pauseEnded) {
       this.onEvent(frame);
       return;
     }

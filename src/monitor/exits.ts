@@ -12,7 +12,7 @@ const bigint = v.pipe(
   v.transform((digits) => BigInt(digits)),
 );
 
-/** What `save_exit` in src/native/containers.c writes. */
+/** What `container_save_exit` in src/native/container_exit.c writes. */
 const ExitRecord = v.object({
   version: v.literal(1),
   id: v.pipe(v.string(), v.nonEmpty()),
@@ -21,6 +21,7 @@ const ExitRecord = v.object({
   finishedAtNs: bigint,
   oomKilled: v.boolean(),
   droppedLogBytes: bigint,
+  logComplete: v.optional(v.boolean()),
 });
 
 /**

@@ -43,6 +43,7 @@ export const Answer = {
   exit: 0xc001,
   execOutput: 0xc002,
   listEntry: 0xc003,
+  pauseEnded: 0xc004,
 } as const;
 
 const CREATE_STDIN = 1;

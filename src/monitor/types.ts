@@ -9,6 +9,8 @@ export interface ContainerExit {
   oomKilled: boolean;
   /** Bytes of output that are not in the log (a full disk, the rate limit); 0 nearly always. */
   droppedLogBytes: bigint;
+  /** false: its monitor died before all of its output was in the log. */
+  logComplete?: boolean;
 }
 
 /** A container as its monitor knows it. `pid` is 0 while the runtime still creates it. */

@@ -1,9 +1,10 @@
 /*
  * Clients attached to a container. They see its output from then on, and may write to its stdin.
  *
- * A client's buffer is that of its connection. While one is behind, the container's output waits for it, as
- * for a terminal's user; one that takes nothing for PATIENCE_MS is cut off. A container that ends waits for
- * nobody: what was written last goes to those who have room.
+ * A client's buffer is that of its connection. While one is further behind, the container's output waits
+ * for it, so that a burst survives; but not for longer than HOLD_MOST_MS at once and one in HOLD_SHARE of
+ * the time: then whoever is behind is cut off, and told. A container that ends waits for nobody: what was
+ * written last goes to those who have room.
  */
 #define _GNU_SOURCE
 #include <sys/epoll.h>
@@ -13,7 +14,13 @@
 #include "relay.h"
 #include "stream.h"
 
-enum { PATIENCE_MS = 5000, MOST_MOVES = 32 };
+enum {
+  /* Of which the kernel counts the double, and tells of room when no more than a quarter is used. */
+  ATTACH_SNDBUF = 1 << 20,
+  /* A client that has gone, and whose last input the container does not take. */
+  LINGER_MS = 5000,
+  MOST_MOVES = 32
+};
 
 static struct container *container_of(const struct stream *it) { return &containers[it->owner]; }
 
@@ -40,25 +47,22 @@ static void end_input(struct stream *it) {
 
 /* ---- the container's output ---- */
 
-bool attach_has_room(unsigned container, unsigned output) {
-  bool all = true;
-  for (EACH_STREAM(it)) {
-    if (!shows(it, container, output)) continue;
-    bool room = relay_gone(it->fd) || relay_has_room(it->fd);
-    if (room)
-      it->deadline = 0;
-    else if (it->deadline == 0)
-      it->deadline = now_ms() + PATIENCE_MS;
-    all = all && room;
-  }
-  return all;
+static bool behind(const struct stream *it) {
+  return !relay_has_room(it->fd) && !relay_gone(it->fd);
 }
 
-void attach_cut(struct stream *it) {
-  struct container *container = container_of(it);
+bool attach_has_room(unsigned container, unsigned output) {
+  for (EACH_STREAM(it))
+    if (shows(it, container, output) && behind(it)) return false;
+  return true;
+}
+
+/* Ends all streams of its client. */
+static void cut(struct stream *it) {
   uint32_t request = it->request;
   if (request != 0)
-    client_error(request, RESOURCE_EXHAUSTED, "the client took no output for %d ms", PATIENCE_MS);
+    client_error(request, RESOURCE_EXHAUSTED,
+                 "the client reads too slowly: output from here on is missing");
   for (EACH_STREAM(other)) {
     bool same = other == it || (request != 0 && other->request == request);
     if (other->role != STREAM_ATTACH || !same) continue;
@@ -66,7 +70,13 @@ void attach_cut(struct stream *it) {
     if (other->input) end_input(other);
     leave(other);
   }
-  container_resume(container);
+}
+
+void attach_cut(unsigned container) {
+  for (EACH_STREAM(it)) {
+    bool shown = shows(it, container, 0) || shows(it, container, 1);
+    if (shown && behind(it)) cut(it);
+  }
 }
 
 void attach_output(unsigned container, unsigned output, const char *bytes, size_t length) {
@@ -77,7 +87,7 @@ void attach_output(unsigned container, unsigned output, const char *bytes, size_
     if (relay_gone(it->fd))
       it->output = NO_OUTPUT; /* its event is on the way */
     else
-      attach_cut(it);
+      cut(it);
   }
 }
 
@@ -85,7 +95,6 @@ void attach_output_ended(unsigned container, unsigned output) {
   for (EACH_STREAM(it)) {
     if (!shows(it, container, output)) continue;
     it->output = NO_OUTPUT;
-    it->deadline = 0;
     shutdown(it->fd, SHUT_WR);
   }
 }
@@ -106,9 +115,17 @@ static bool move_in(struct stream *it) {
   return result == RELAY_MOVED || result == RELAY_BROKEN;
 }
 
+/* It has gone, and nothing more can be done for it. */
+void attach_forget(struct stream *it) {
+  if (it->input) end_input(it);
+  leave(it);
+  stream_drop(it);
+}
+
 void attach_ready(struct stream *it) {
   bool gone = relay_gone(it->fd), more = true;
-  for (int moves = 0; more && moves < MOST_MOVES; moves++) more = move_in(it);
+  int moves = 0;
+  for (; more && moves < MOST_MOVES; moves++) more = move_in(it);
   it->again = more;
   if (!gone) {
     container_resume(container_of(it));
@@ -116,12 +133,12 @@ void attach_ready(struct stream *it) {
   }
   struct container *container = container_of(it);
   it->output = NO_OUTPUT;
-  it->deadline = 0;
   container_resume(container);
-  /* The rest of what it said still goes to the container. */
-  if (it->input && container->input >= 0) return;
-  leave(it);
-  stream_drop(it);
+  /* The rest of what it said still goes to the container, as long as that takes it. */
+  if (!it->input || container->input < 0)
+    attach_forget(it);
+  else if (it->deadline == 0 || moves > 1)
+    it->deadline = now_ms() + LINGER_MS;
 }
 
 void attach_input_ready(unsigned container) {
@@ -135,6 +152,7 @@ static void begin(struct stream *it, struct container *container, uint32_t reque
                   unsigned output) {
   if (it == NULL) return;
   stream_relay(it, STREAM_ATTACH, -1, -1, false);
+  setsockopt(it->fd, SOL_SOCKET, SO_SNDBUFFORCE, &(int){ATTACH_SNDBUF}, sizeof(int));
   it->owner = (uint16_t)(container - containers);
   it->request = request;
   it->output = shown ? (uint8_t)output : NO_OUTPUT;

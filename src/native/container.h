@@ -13,13 +13,17 @@ struct container {
   pid_t runtime, pid;
   uint64_t deadline, drain_until; /* now_ms, 0: none */
   uint32_t drain_ms;
-  bool deadline_passed, recorded;
+  bool deadline_passed;
+  bool complete, recorded;    /* all that will be in its log is there; its exit is on disk */
+  uint64_t retry_at, tell_at; /* of recording; when its exit is told also without a record */
   bool tty, has_stdin, stdin_once;
-  bool held[2];   /* a stream that is not watched, because an attached client is behind */
-  int attached;   /* streams of clients */
-  int input;      /* write end of its stdin, or its terminal's master; -1: none */
-  int streams[2]; /* a terminal is [0] */
-  int console;    /* where the runtime sends the terminal, while it is created */
+  bool held[2];           /* a stream that is not watched, because an attached client is behind */
+  uint64_t hold_until;    /* now_ms, 0: none is held */
+  uint64_t debt, debt_at; /* for having been held: in 1/HOLD_SHARE ms, as of then (now_ms) */
+  int attached;           /* streams of clients */
+  int input;              /* write end of its stdin, or its terminal's master; -1: none */
+  int streams[2];         /* a terminal is [0] */
+  int console;            /* where the runtime sends the terminal, while it is created */
   int peer; /* the terminal's other side, held open: no process need have it open all the time */
   struct terminal_size size;
   struct log_file log;
@@ -28,12 +32,17 @@ struct container {
   int oom;                        /* fd, -1: none */
   uint64_t oom_kills;             /* that its own cgroup has told of */
   uint64_t oom_parent, oom_known; /* at its creation: the parent cgroup's count, kills_known */
+  int oom_notice; /* eventfd, -1: none; what it has told, and whether the cgroup was there then */
+  uint64_t oom_notices;
+  bool oom_noticed;
   bool oom_vanished, oom_killed;
   int code, signal;
   uint64_t finished_at;
   char paths[3][512]; /* log, pid file, oom file */
 };
 enum { LOG_PATH, PID_PATH, OOM_PATH };
+/* How long output waits for attached clients: at once, and one in so many of the time. */
+enum { HOLD_MOST_MS = 2000, HOLD_SHARE = 8 };
 
 extern struct container containers[MAX_CONTAINERS]; /* a slot's index is its place in here */
 
@@ -57,8 +66,9 @@ void container_close_stream(struct container *it, unsigned stream);
 /* container_exit.c */
 void container_open_oom(struct container *it);
 void container_ended(struct container *it, const struct ending *ending);
-void container_report_exit(struct container *it);
-bool container_save_exit(struct container *it);
+void container_complete(struct container *it); /* its log is: the exit can be told */
+/* Records the exit, and tells it, unless the record must be tried again first: at retry_at. */
+void container_tell_exit(struct container *it);
 void container_write_record(struct writer *writer, const struct container *it);
 
 #endif

@@ -83,7 +83,25 @@ void container_watch(struct container *it) {
   if (it->input >= 0) watch(it->input, EPOLLOUT | EPOLLET, WATCH_INPUT, 0, index);
 }
 
+/* Nobody reads its output until the clients that are behind have caught up, or are cut off. */
+static void hold(struct container *it, unsigned stream) {
+  epoll_ctl(monitor.epoll, EPOLL_CTL_DEL, it->streams[stream], NULL);
+  it->held[stream] = true;
+  if (it->hold_until > 0) return;
+  uint64_t now = now_ms(), paid = now - it->debt_at;
+  it->debt = it->debt > paid ? it->debt - paid : 0;
+  it->debt_at = now;
+  it->hold_until = now + HOLD_MOST_MS - it->debt / HOLD_SHARE;
+}
+
 void container_resume(struct container *it) {
+  uint64_t now = now_ms(), most = (uint64_t)HOLD_MOST_MS * HOLD_SHARE;
+  if (it->hold_until > 0) {
+    it->debt += (now - it->debt_at) * HOLD_SHARE;
+    if (it->debt > most) it->debt = most;
+    it->debt_at = now;
+    it->hold_until = 0;
+  }
   for (unsigned stream = 0; stream < 2; stream++) {
     if (it->held[stream] && it->streams[stream] >= 0)
       watch(it->streams[stream], EPOLLIN, WATCH_LOG, stream, (unsigned)(it - containers));
@@ -127,11 +145,10 @@ void container_stream_ready(unsigned index, unsigned stream) {
   struct container *it = &containers[index];
   if (it->streams[stream] < 0 || it->id[0] == 0) return;
   if (it->attached > 0 && it->state == RUNNING && !attach_has_room(index, stream)) {
-    epoll_ctl(monitor.epoll, EPOLL_CTL_DEL, it->streams[stream], NULL);
-    it->held[stream] = true;
+    hold(it, stream);
     return;
   }
   container_pump(it, stream);
-  if (it->state == DRAINING && it->streams[0] < 0 && it->streams[1] < 0) container_report_exit(it);
-  if (it->state == EXITED && it->attached > 0) attach_ended(index);
+  bool closed = it->streams[0] < 0 && it->streams[1] < 0;
+  if (it->state == DRAINING && !it->complete && closed) container_complete(it);
 }

@@ -34,6 +34,7 @@ static void discard(struct container *it) {
   unwatch_close(&it->log.fd);
   unwatch_close(&it->input);
   unwatch_close(&it->oom);
+  unwatch_close(&it->oom_notice);
   unwatch_close(&it->console);
   unwatch_close(&it->peer);
   it->id[0] = 0;
@@ -54,7 +55,6 @@ static void init_ended(struct container *it, const struct ending *ending) {
   unwatch_close(&it->peer);
   container_ended(it, ending);
   container_resume(it);
-  if (it->state == EXITED && it->attached > 0) attach_ended((unsigned)(it - containers));
 }
 
 static void runtime_ended(struct container *it, int status) {
@@ -153,7 +153,8 @@ void container_create(struct reader *reader, uint32_t request) {
                              .console = -1,
                              .peer = -1,
                              .log = {.fd = -1, .limit = log_limit},
-                             .oom = -1};
+                             .oom = -1,
+                             .oom_notice = -1};
     memcpy(it->id, id, strlen(id) + 1);
     for (int i = 0; i < 3; i++) memcpy(it->paths[i], paths[i], strlen(paths[i]) + 1);
     launch(it, cwd, console);
@@ -284,17 +285,22 @@ void containers_tick(uint64_t now, uint64_t *next) {
       it->deadline_passed = true;
       kill_family(it->runtime);
     }
+    if (it->hold_until > 0 && it->hold_until <= now) {
+      attach_cut((unsigned)(it - containers));
+      container_resume(it);
+      it->debt = 0; /* whoever made it is gone */
+    }
     /* Something that outlived the container holds its stdout: its log goes on, the exit is told. */
     if (it->drain_until > 0 && it->drain_until <= now) {
       container_drain(it);
-      container_report_exit(it);
-      if (it->attached > 0) attach_ended((unsigned)(it - containers));
+      container_complete(it);
     }
-    if (it->state == EXITED && !it->recorded) {
-      it->recorded = container_save_exit(it);
-      if (!it->recorded && now + 1000 < *next) *next = now + 1000;
+    if (it->complete && !it->recorded) {
+      if (it->retry_at <= now) container_tell_exit(it);
+      if (!it->recorded && it->retry_at < *next) *next = it->retry_at;
     }
     if (it->deadline > 0 && it->deadline < *next) *next = it->deadline;
+    if (it->hold_until > 0 && it->hold_until < *next) *next = it->hold_until;
     if (it->drain_until > 0 && it->drain_until < *next) *next = it->drain_until;
   }
 }

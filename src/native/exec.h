@@ -30,7 +30,7 @@ unsigned exec_index(const struct exec *exec);
 
 /* exec_exit.c */
 void exec_reply_if_done(struct exec *exec); /* it has ended, and all of its output is sent */
-void exec_expire(
-    struct exec *exec); /* kills it; the reply does not wait for what cannot be killed */
+/* Kills it; the reply does not wait for what cannot be killed. */
+void exec_expire(struct exec *exec);
 
 #endif

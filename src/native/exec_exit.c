@@ -112,24 +112,37 @@ bool execs_busy(void) {
   return false;
 }
 
-static void kill_exec(struct exec *exec) {
-  if (exec->runtime > 0) kill_family(exec->runtime);
-  if (exec->pid > 0) kill_family(exec->pid);
+/* Processes that are to be killed together. */
+struct doomed {
+  pid_t pids[2 * MAX_EXECS];
+  size_t count;
+};
+
+static void doom(struct doomed *doomed, const struct exec *exec) {
+  if (exec->runtime > 0) doomed->pids[doomed->count++] = exec->runtime;
+  if (exec->pid > 0) doomed->pids[doomed->count++] = exec->pid;
 }
 
-/* What cannot be killed (a process stuck in the kernel) does not hold the reply. */
-void exec_expire(struct exec *exec) {
+static void expire(struct exec *exec, struct doomed *doomed) {
   exec->timeout = 0;
   exec->timed_out = true;
   exec->code = 128 + 9, exec->signal = 9;
   exec->drain_until = now_ms() + exec->drain_ms;
-  kill_exec(exec);
+  doom(doomed, exec);
+}
+
+void exec_expire(struct exec *exec) {
+  struct doomed doomed = {.count = 0};
+  expire(exec, &doomed);
+  kill_families(doomed.pids, doomed.count);
 }
 
 void execs_tick(uint64_t now, uint64_t *next) {
+  struct doomed doomed;
+  doomed.count = 0;
   for (struct exec *exec = execs; exec < execs_end; exec++) {
     if (!exec->used) continue;
-    if (exec->timeout > 0 && exec->timeout <= now) exec_expire(exec);
+    if (exec->timeout > 0 && exec->timeout <= now) expire(exec, &doomed);
     if (exec->drain_until > 0 && exec->drain_until <= now) {
       /* Time in which the daemon or a client did not read does not count. */
       bool waits = exec->paused || (exec->wants != 0 && streams_stalled(exec_index(exec)));
@@ -139,15 +152,19 @@ void execs_tick(uint64_t now, uint64_t *next) {
     if (exec->timeout > 0 && exec->timeout < *next) *next = exec->timeout;
     if (exec->drain_until > 0 && exec->drain_until < *next) *next = exec->drain_until;
   }
+  kill_families(doomed.pids, doomed.count);
 }
 
 void execs_abandon(void) {
+  struct doomed doomed;
+  doomed.count = 0;
   for (struct exec *exec = execs; exec < execs_end; exec++) {
     if (!exec->used) continue;
     exec->replied = true;
     if (exec->wants != 0) continue;
     exec->timeout = exec->drain_until = 0;
-    kill_exec(exec);
+    doom(&doomed, exec);
     reply(exec);
   }
+  kill_families(doomed.pids, doomed.count);
 }

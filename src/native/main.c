@@ -32,6 +32,7 @@
 struct monitor monitor = {.directory = -1, .exits = -1, .epoll = -1, .signals = -1, .spare = -1};
 struct scratch scratch;
 
+#define LOG_NAME "monitor.log"
 enum { IDLE_MS = 1000, MAX_SYSCTLS = 256, MAX_CGROUPS = 32, LOG_LIMIT = 64 << 10 };
 
 uint64_t now_ms(void) {
@@ -53,7 +54,8 @@ uint64_t wall_ns(void) {
 
 void watch(int fd, uint32_t events, enum watch_kind kind, unsigned stream, unsigned index) {
   struct epoll_event event = {events, {.u64 = (uint64_t)kind << 32 | stream << 16 | index}};
-  epoll_ctl(monitor.epoll, EPOLL_CTL_ADD, fd, &event);
+  if (epoll_ctl(monitor.epoll, EPOLL_CTL_ADD, fd, &event) != 0)
+    complain("watch descriptor %d of kind %d: %s", fd, (int)kind, strerror(errno));
 }
 
 void unwatch_close(int *fd) {
@@ -74,14 +76,24 @@ void complain(const char *format, ...) {
   va_end(arguments);
   used += length < (int)(sizeof text - used - 1) ? (size_t)length : sizeof text - used - 2;
   text[used++] = '\n';
-  int fd =
-      openat(monitor.directory, "monitor.log", O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
+  if (fstatat(monitor.directory, LOG_NAME, &stat, 0) == 0 && stat.st_size >= LOG_LIMIT)
+    renameat(monitor.directory, LOG_NAME, monitor.directory, LOG_NAME ".1");
+  int fd = openat(monitor.directory, LOG_NAME, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
   if (fd < 0) return;
-  if (fstat(fd, &stat) == 0 && stat.st_size < LOG_LIMIT && write(fd, text, used) < 0) errno = 0;
+  if (write(fd, text, used) < 0) errno = 0;
   close(fd);
 }
 
 /* ---- the loop ---- */
+
+/* The pod cannot go on: no process can be started in a PID namespace without its first one. */
+static void pause_ended(int status) {
+  monitor.pause = 0;
+  complain("the pause ended with status 0x%x", status);
+  if (!client_connected()) return; /* the next daemon sees it in the answer to its HELLO */
+  struct writer writer = client_frame(PAUSE_ENDED, 0);
+  client_send(&writer);
+}
 
 static void reap(void) {
   struct signalfd_siginfo info;
@@ -90,8 +102,7 @@ static void reap(void) {
   while ((ending.pid = waitpid(-1, &ending.status, WNOHANG)) > 0) {
     ending.at_ns = wall_ns();
     if (ending.pid == monitor.pause) {
-      monitor.pause = 0;
-      complain("the pause ended with status 0x%x", ending.status);
+      pause_ended(ending.status);
     } else if (!containers_reaped(&ending) && !execs_reaped(&ending)) {
       reaped_add(ending);
     }

@@ -62,7 +62,7 @@ uint64_t wall_ns(void); /* since 1970 */
 struct timespec wall_time(void);
 void watch(int fd, uint32_t events, enum watch_kind kind, unsigned stream, unsigned index);
 void unwatch_close(int *fd); /* closes *fd, sets it to -1 */
-/* Writes a line to <directory>/monitor.log, which stays below 64 KiB. */
+/* Writes a line to <directory>/monitor.log; every 64 KiB it becomes monitor.log.1. */
 __attribute__((format(printf, 1, 2))) void complain(const char *format, ...);
 
 /* spawn.c */
@@ -77,6 +77,8 @@ bool open_pipe(int which, int *ours, int *theirs, char *error, size_t size);
 pid_t spawn(const struct process *process, char *error, size_t size);
 /* Kills `pid`, an unreaped child, with its children, its process group and its session. */
 void kill_family(pid_t pid);
+/* The same for many: looking for relatives goes through all processes of the node. */
+void kill_families(const pid_t *pids, size_t count);
 /* The number in a pid file, 0 when there is none. Removes the file. */
 pid_t take_pid_file(const char *path);
 /* Whether `pid` is a child of ours that still runs. When it has ended, fills `ending`, true when known. */
@@ -140,6 +142,7 @@ void streams_idle(void);             /* gives unused pages back */
 /* attach.c */
 void container_attach(struct reader *reader, uint32_t request);
 bool attach_has_room(unsigned container, unsigned output); /* nobody is behind */
+void attach_cut(unsigned container);                       /* those who are behind */
 void attach_output(unsigned container, unsigned output, const char *bytes, size_t length);
 void attach_output_ended(unsigned container, unsigned output);
 void attach_ended(unsigned container); /* the container has exited */

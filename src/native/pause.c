@@ -1,5 +1,5 @@
 /*
- * Pid 1 of a PID namespace that the pod's containers share: it reaps, and ends on SIGTERM.
+ * Pid 1 of a PID namespace that the pod's containers share: it reaps, and ends with the monitor.
  *
  * The kernel kills it when the monitor dies, and with it every process of the namespace: without
  * their monitor the containers have lost their logs and exit codes, and nothing may outlive the pod.
@@ -91,9 +91,9 @@ static bool give_up_privileges(void) {
 int pause_main(void) {
   sigset_t signals;
   prctl(PR_SET_NAME, "crib-pause");
+  /* No other signal is blocked: the kernel drops those that the first process of a namespace has no
+   * handler for, so that no container can end it. */
   sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
   sigaddset(&signals, SIGCHLD);
   sigprocmask(SIG_SETMASK, &signals, NULL);
   if (!empty_root()) return tell("empty root"), 1;
@@ -103,7 +103,6 @@ int pause_main(void) {
   dup2(1, 0);
   for (;;) {
     while (waitpid(-1, NULL, WNOHANG) > 0) continue;
-    int received = sigwaitinfo(&signals, NULL);
-    if (received == SIGTERM || received == SIGINT) return 0;
+    sigwaitinfo(&signals, NULL);
   }
 }

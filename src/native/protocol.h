@@ -75,6 +75,8 @@ enum frame_type {
   EXEC_OUTPUT = 0xc002,
   /* a container record; carries the LIST's request number */
   LIST_ENTRY = 0xc003,
+  /* event: empty; the pod's PID namespace is dead */
+  PAUSE_ENDED = 0xc004,
 };
 
 /* A container record: string id; u32 pid, state, exit code, signal, oom killed;

@@ -109,16 +109,30 @@ static bool read_stat(int proc, const char *pid, struct stat_line *line) {
   return true;
 }
 
-static void kill_if_related(int proc, const char *name, pid_t family) {
+struct families {
+  const pid_t *pids;
+  size_t count;
+};
+
+static bool related(int proc, const char *name, struct families families) {
   struct stat_line line;
+  if (!read_stat(proc, name, &line)) return false;
+  for (size_t i = 0; i < families.count; i++) {
+    pid_t head = families.pids[i];
+    if (line.parent == head || line.group == head || line.session == head) return true;
+  }
+  return false;
+}
+
+static void kill_if_related(int proc, const char *name, struct families families) {
   pid_t pid = (pid_t)strtol(name, NULL, 10);
-  if (pid <= 1 || pid == family || pid == getpid()) return;
-  /* The pidfd comes first, so that what is looked at is what is killed. */
+  if (pid <= 1 || pid == getpid() || !related(proc, name, families)) return;
+  for (size_t i = 0; i < families.count; i++)
+    if (pid == families.pids[i]) return;
+  /* Looked at again behind the pidfd, so that what is looked at is what is killed. */
   int fd = (int)syscall(SYS_pidfd_open, pid, 0);
   if (fd < 0) return;
-  if (read_stat(proc, name, &line) &&
-      (line.parent == family || line.group == family || line.session == family))
-    syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
+  if (related(proc, name, families)) syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
   close(fd);
 }
 
@@ -130,31 +144,34 @@ struct entry {
   char name[];
 };
 
-static void kill_relatives(int proc, pid_t family) {
+static void kill_relatives(int proc, struct families families) {
   _Alignas(struct entry) char entries[4096];
   long length;
   while ((length = syscall(SYS_getdents64, proc, entries, sizeof entries)) > 0) {
     for (long at = 0; at < length;) {
       struct entry *entry = (struct entry *)(entries + at);
       if (entry->name[0] >= '1' && entry->name[0] <= '9')
-        kill_if_related(proc, entry->name, family);
+        kill_if_related(proc, entry->name, families);
       at += entry->size;
     }
   }
 }
 
-void kill_family(pid_t pid) {
+void kill_families(const pid_t *pids, size_t count) {
+  if (count == 0) return;
   int proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   /* Stopped, it starts nothing behind the search's back. It stops a moment later than it is told:
    * what it started in that moment the second search finds. */
-  kill(pid, SIGSTOP);
+  for (size_t i = 0; i < count; i++) kill(pids[i], SIGSTOP);
   for (int pass = 0; proc >= 0 && pass < 2; pass++) {
-    kill_relatives(proc, pid);
+    kill_relatives(proc, (struct families){pids, count});
     lseek(proc, 0, SEEK_SET);
   }
   if (proc >= 0) close(proc);
-  kill(pid, SIGKILL);
+  for (size_t i = 0; i < count; i++) kill(pids[i], SIGKILL);
 }
+
+void kill_family(pid_t pid) { kill_families(&pid, 1); }
 
 pid_t take_pid_file(const char *path) {
   char text[32];

@@ -55,7 +55,7 @@ struct relay_buffer stream_buffer(void);
 
 /* attach.c */
 void attach_ready(struct stream *it); /* its connection has become readable, writable, or is gone */
-void attach_cut(struct stream *it);   /* its client did not read for too long */
+void attach_forget(struct stream *it); /* its client has gone */
 
 /* dial.c */
 void dial_ready(struct stream *it);

@@ -200,11 +200,9 @@ void stream_ready(unsigned index) {
   struct stream *it = &streams[index];
   switch (it->role) {
     case STREAM_FREE:
+    case STREAM_WAITING: /* also when its client has gone: the request that names it will tell */
     case STREAM_RESERVED: break;
     case STREAM_NEW: introduce(it, false); break;
-    case STREAM_WAITING:
-      if (relay_gone(it->fd)) stream_drop(it);
-      break;
     case STREAM_ATTACH: attach_ready(it); break;
     case STREAM_DIALING: dial_ready(it); break;
     case STREAM_EXEC:
@@ -220,7 +218,7 @@ void streams_turn(void) {
 
 static void expired(struct stream *it) {
   if (it->role == STREAM_ATTACH)
-    attach_cut(it);
+    attach_forget(it);
   else if (it->role == STREAM_DIALING)
     dial_expired(it);
   else

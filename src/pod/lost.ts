@@ -7,19 +7,21 @@ import { untilDone } from "./retry.ts";
 import { markStopping, stopPod } from "./stop.ts";
 
 /**
- * Ends a pod whose monitor is dead. Its containers' output has no reader any more and their exits no
- * witness, so nothing true could be said of them: what the monitor had recorded is taken over, what
- * still runs is killed and says so, and the pod is stopped, for the kubelet to make it anew.
+ * Ends a pod that cannot go on, for the kubelet to make it anew. Without a monitor its containers'
+ * output has no reader and their exits have no witness, so nothing true could be said of them: what the
+ * monitor had recorded is taken over, and what still runs is killed and says so. Without the first
+ * process of its PID namespace no process can be started; the monitor tells how the others end.
  */
 export async function endPod(core: Core, pod: PodRecord, why: string): Promise<void> {
   if (!core.store.pods.has(pod.id) || pod.phase === "creating" || pod.phase === "stopped") return;
-  log().error({ podId: pod.id, why }, "ending a pod that has no monitor");
+  log().error({ podId: pod.id, why }, "ending a pod that cannot go on");
   markStopping(core, pod);
+  const options = core.monitors.has(pod.id) ? {} : { reportMs: 0 };
   await untilDone(pod.id, "ending", async () => {
     const ends = core.store
       .containersOf(pod.id)
       .filter(({ phase }) => phase === "created" || phase === "running")
-      .map((container) => settle(core, container, `killed by Crib: ${why}`, { reportMs: 0 }));
+      .map((container) => settle(core, container, why, options));
     await Promise.all(ends);
     await stopPod(core, pod.id);
   });

@@ -76,8 +76,12 @@ async function make(core: Core, config: PodSandboxConfig, handler: string): Prom
   const run = async (operation: Operation) => {
     core.store.savePod(pod);
     await build(core, pod, operation);
-    if (!core.monitors.has(pod.id)) {
+    const monitor = core.monitors.get(pod.id);
+    if (monitor === undefined) {
       throw new CribError("Unavailable", `pod sandbox ${podName(pod)}: its monitor died`);
+    }
+    if (pod.namespaces.pid !== undefined && monitor.pausePid === undefined) {
+      throw new CribError("Unavailable", `pod sandbox ${podName(pod)}: its PID namespace ended`);
     }
     pod.phase = "ready";
     core.store.savePod(pod);
@@ -139,7 +143,7 @@ async function build(core: Core, pod: PodRecord, operation: Operation): Promise<
     namespaces: pod.namespaces,
     hostname: pod.namespaces.uts === undefined ? undefined : hostname,
     sysctls: podSysctls(core, pod),
-    oomScoreAdj: Math.max(-999, core.host.oomScoreAdjMin),
+    oomScoreAdj: core.host.oomScoreAdjMin,
     cgroupFiles: placement.unit === undefined ? joinFiles(core.cgroups, pod.cgroup) : [],
     deadlineMs: core.config.monitor.start_timeout_seconds * 1000,
     // Debian and systemd mount /run noexec.

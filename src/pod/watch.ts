@@ -19,6 +19,11 @@ export function watchMonitor(core: Core, pod: PodRecord, monitor: Monitor): void
   pod.monitorPid = monitor.pid;
   core.monitors.set(pod.id, monitor);
   monitor.onExit((exit) => withoutRequest({ podId: pod.id }, () => recordExit(core, exit)));
+  void monitor.pauseEnded.then(() => {
+    if (pod.namespaces.pid === undefined || core.monitors.get(pod.id) !== monitor) return;
+    // Nothing can be started in it any more, and only a new pod has a new one.
+    withoutRequest({ podId: pod.id }, () => endPod(core, pod, "its pod's PID namespace ended"));
+  });
   void monitor.closed.then(() => {
     if (core.monitors.get(pod.id) !== monitor) return;
     core.monitors.delete(pod.id);

@@ -1,8 +1,10 @@
+import { realtimeNs } from "../linux/clock.ts";
+
 let last = 0n;
 
 /** Nanoseconds since 1970, as CRI's timestamps are; strictly rising, so that creation order shows. */
 export function nowNs(): bigint {
-  const now = BigInt(Date.now()) * 1_000_000n;
+  const now = realtimeNs();
   last = now > last ? now : last + 1n;
   return last;
 }

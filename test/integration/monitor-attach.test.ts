@@ -1,6 +1,6 @@
 /** Attaching to containers of a real monitor and runc. Needs root. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { readdirSync } from "node:fs";
+import { readdirSync, statSync } from "node:fs";
 import type { Live } from "../../src/monitor/client.ts";
 import { buildMonitor, eventually, parseLog, read, TestPod } from "./monitor-harness.ts";
 
@@ -187,6 +187,57 @@ test("a client that reads slowly misses nothing", async () => {
   expect(bytes).toBe(3_388_895);
   await live.ended;
   live.close();
+}, 30_000);
+
+test("a client that reads too slowly is cut off and told, and the log is whole", async () => {
+  const script = "read x; i=0; while [ $i -lt 5 ]; do seq 1 200000; i=$((i+1)); done; sleep 1000";
+  const id = await pod.run({ args: ["sh", "-c", script], stdin: true });
+  const live = await pod.monitor.attach(id, ALL);
+  // It never stops, but at this pace the whole would take minutes.
+  const timers = new Set<Timer>();
+  live.io?.on("data", () => {
+    live.io?.pause();
+    timers.add(setTimeout(() => live.io?.resume(), 2_000));
+  });
+  live.io?.write("\n");
+  expect(await code(live.ended)).toBe("ResourceExhausted");
+  // 40 bytes before each line.
+  const whole = 5 * (200_000 * 40 + 1_288_895);
+  await eventually("the log is whole", () => statSync(pod.logPath(id)).size === whole);
+  live.close();
+  for (const timer of timers) clearTimeout(timer);
+  await pod.monitor.kill(id, 9);
+  await pod.exited(id);
+}, 60_000);
+
+test("a client that does not read does not keep a container from obeying its stop signal", async () => {
+  const script = "trap 'seq 1 50000; exit 5' TERM; echo on; read x; while :; do seq 1 10000; done";
+  const id = await pod.run({ args: ["sh", "-c", script], stdin: true });
+  const live = await pod.monitor.attach(id, ALL);
+  live.io?.pause();
+  await eventually("it runs", () => log(id).includes("on"));
+  live.io?.write("\n");
+  await eventually("it has begun", () => log(id).length > 50_000);
+  await pod.monitor.kill(id, 15);
+  expect(await pod.exited(id)).toMatchObject({ exitCode: 5 });
+  expect(log(id).at(-1)).toBe("50000");
+  live.close();
+}, 60_000);
+
+test("what a client that has gone said to a container that does not listen is dropped in the end", async () => {
+  const id = await pod.run({ args: ["sleep", "1000"], stdin: true });
+  const descriptors = () => readdirSync(`/proc/${pod.monitor.pid}/fd`).length;
+  const before = descriptors();
+  for (let client = 0; client < 20; client++) {
+    const live = await pod.monitor.attach(id, ALL);
+    live.io?.write("x".repeat(200_000));
+    live.io?.end();
+    await Bun.sleep(10);
+    live.close();
+  }
+  await eventually("no more descriptors than before", () => descriptors() === before);
+  await pod.monitor.kill(id, 9);
+  await pod.exited(id);
 }, 30_000);
 
 test("a stalled client does not delay a container's end, nor lose its last words", async () => {

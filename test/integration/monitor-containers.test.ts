@@ -1,11 +1,13 @@
 /** Containers under a real monitor and runc. Needs root. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
+import { spawnSync } from "node:child_process";
 import {
   existsSync,
   mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
+  rmSync,
   writeFileSync,
 } from "node:fs";
 import { readExitRecords } from "../../src/monitor/exits.ts";
@@ -28,6 +30,32 @@ function findProcess(commandLine: string): string | undefined {
       return false;
     }
   });
+}
+
+/** "" when it cannot be read. */
+function readText(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}
+
+/** The most that one of a process's event descriptors has been told of. */
+function notices(pid: number): number {
+  const counts = readdirSync(`/proc/${pid}/fdinfo`).map((fd) => {
+    const text = readText(`/proc/${pid}/fdinfo/${fd}`);
+    return Number.parseInt(/^eventfd-count:\s*([0-9a-f]+)/m.exec(text)?.[1] ?? "0", 16);
+  });
+  return Math.max(...counts);
+}
+
+/** Whether it takes signals: when not, it has been reaped. */
+function isRunning(of: TestPod, id: string): Promise<boolean> {
+  return of.monitor.kill(id, 0).then(
+    () => true,
+    () => false,
+  );
 }
 
 describe("how a container ends", () => {
@@ -73,6 +101,56 @@ describe("how a container ends", () => {
     writeFileSync(`${slice}/memory.events`, `oom ${parentKills}\noom_kill ${parentKills}\n`);
     await pod.monitor.kill(id, 9);
     expect(await pod.exited(id)).toMatchObject({ exitCode: 137, oomKilled });
+  });
+
+  // systemd removes an empty cgroup faster than a monitor that got no CPU looks at it.
+  test.skipIf(existsSync("/sys/fs/cgroup/cgroup.controllers")).each([
+    ["a kill for want of memory", true],
+    ["any other kill", false],
+  ])("on cgroup v1 %s is told, also when the cgroup has vanished", async (_, isOom) => {
+    const args = isOom ? ["dd", "if=/dev/zero", "of=/dev/null", "bs=64M"] : ["sleep", "1000"];
+    const id = await pod.run({ args, memoryLimitBytes: 8 << 20, start: false });
+    const pid = (await pod.monitor.list()).find((each) => each.id === id)?.pid ?? 0;
+    const monitor = pod.monitor.pid;
+    process.kill(monitor, "SIGSTOP");
+    try {
+      pod.start(id);
+      if (!isOom) process.kill(pid, "SIGKILL");
+      await eventually("it is dead", () => /^State:\tZ/m.test(readText(`/proc/${pid}/status`)));
+      const cgroup = `/sys/fs/cgroup/memory${pod.cgroup}/${id}`;
+      await eventually("its cgroup is gone", () => spawnSync("rmdir", [cgroup]).status === 0);
+      await eventually("the kernel has told", () => notices(monitor) >= (isOom ? 2 : 1));
+    } finally {
+      process.kill(monitor, "SIGCONT");
+    }
+    expect(await pod.exited(id)).toMatchObject({ exitCode: 137, oomKilled: isOom });
+  });
+
+  test("its exit waits for its record, but not for ever", async () => {
+    const disk = pod.path("full");
+    mkdirSync(disk);
+    expect(spawnSync("mount", ["-t", "tmpfs", "-o", "size=64k", "none", disk]).status).toBe(0);
+    const other = await TestPod.start(binary, { directory: `${disk}/pod` });
+    try {
+      const path = (id: string) => `${disk}/pod/exits/${id}`;
+      const fill = () => spawnSync("dd", ["if=/dev/zero", `of=${disk}/ballast`, "bs=4k"]);
+      for (const isRelieved of [true, false]) {
+        const id = await other.run({ args: ["cat"], stdin: true });
+        fill();
+        await other.monitor.kill(id, 9);
+        const exit = other.exited(id);
+        // As soon as it is known not to run, it has failed to be recorded.
+        while (await isRunning(other, id)) await Bun.sleep(1);
+        if (isRelieved) rmSync(`${disk}/ballast`);
+        expect(await exit).toMatchObject({ exitCode: 137 });
+        expect(readText(path(id)) !== "").toBe(isRelieved);
+        rmSync(`${disk}/ballast`, { force: true });
+        await eventually("the record", () => readText(path(id)) !== "");
+      }
+    } finally {
+      await other.dispose();
+      spawnSync("umount", ["-l", disk]);
+    }
   });
 
   test("a forgotten one leaves nothing", async () => {

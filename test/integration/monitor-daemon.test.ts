@@ -245,6 +245,21 @@ test("no signal but SIGKILL ends a monitor; its end is told, its records stay re
   }
 });
 
+test("an exit is on disk before its log is complete", async () => {
+  const other = await TestPod.start(binary);
+  try {
+    // In the PID namespace of the test, where a descendant outlives its container.
+    const args = ["sh", "-c", "sleep 1000 & exit 7"];
+    const id = await other.run({ args, namespaces: [{ type: "mount" }] });
+    while ((await outcome(other.monitor.kill(id, 0))) === "resolved") await Bun.sleep(1);
+    process.kill(other.monitor.pid, "SIGKILL");
+    const [record] = await readExitRecords(other.directory);
+    expect(record).toMatchObject({ id, exitCode: 7, logComplete: false });
+  } finally {
+    await other.dispose();
+  }
+});
+
 test("an exit record that is damaged is left out, the others are read", async () => {
   const directory = pod.path("damaged");
   mkdirSync(`${directory}/exits`, { recursive: true });

@@ -13,7 +13,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { tmpdir } from "node:os";
-import { join } from "node:path";
+import { join, resolve } from "node:path";
 import type { Readable } from "node:stream";
 import { adoptMonitor } from "../../src/monitor/adopt.ts";
 import type { Live, Monitor } from "../../src/monitor/client.ts";
@@ -30,20 +30,49 @@ export const DEADLINE_MS = 20_000;
 const RUNC = Bun.which("runc") ?? "/usr/sbin/runc";
 const CGROUPS = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].filter((path) => existsSync(path));
 
-/** Builds the helper as the build script does, into test/.cache; once for the same sources. */
+/** Where a sanitized helper says what is wrong with it: it has no standard error. */
+export const SANITIZER_REPORTS = join(tmpdir(), "crib-sanitizer-reports");
+const ROOT = join(import.meta.dir, "../..");
+/** The build script's. */
+const PRODUCT_FLAGS = [
+  ..."-std=c17 -Os -static -s -Wall -Wextra -Werror -Wshadow".split(" "),
+  ..."-fstack-protector-strong -fno-asynchronous-unwind-tables".split(" "),
+];
+const SANITIZER_FLAGS = [
+  ..."-std=c17 -g -O1 -Wall -Wextra -Werror".split(" "),
+  ..."-fsanitize=address,undefined -fno-sanitize-recover=all".split(" "),
+];
+
+/**
+ * Builds the helper as the build script does, into test/.cache; once for the same sources. With
+ * CRIB_TEST_SANITIZED=1 under the sanitizers instead.
+ */
 export function buildMonitor(): string {
-  const root = join(import.meta.dir, "../..");
-  const cache = join(root, "test/.cache/native");
+  const files = [...new Bun.Glob("src/native/*.[ch]").scanSync({ cwd: ROOT })].sort();
+  const sanitized = process.env.CRIB_TEST_SANITIZED === "1";
+  if (!sanitized) return compileMonitor("musl-gcc", PRODUCT_FLAGS, files);
+  mkdirSync(SANITIZER_REPORTS, { recursive: true });
+  // A monitor has no environment, and nothing on a heap that could leak.
+  const options = join(tmpdir(), "sanitizer-options.c");
+  const text = `"detect_leaks=0:log_path=${SANITIZER_REPORTS}/report"`;
+  const source = ["asan", "ubsan"]
+    .map((name) => `const char *__${name}_default_options(void) { return ${text}; }\n`)
+    .join("");
+  writeFileSync(options, source);
+  return compileMonitor("clang", SANITIZER_FLAGS, [...files, options]);
+}
+
+/** @param files relative to the repository, or absolute */
+export function compileMonitor(compiler: string, flags: string[], files: string[]): string {
+  const cache = join(ROOT, "test/.cache/native");
   mkdirSync(cache, { recursive: true });
-  const flags = ["-static", "-Os", "-s", "-std=c17", "-Wall", "-Wextra", "-Werror"];
-  const files = [...new Bun.Glob("src/native/*.[ch]").scanSync({ cwd: root })].sort();
-  const hash = new Bun.CryptoHasher("sha256");
-  for (const file of files) hash.update(readFileSync(join(root, file)));
+  const hash = new Bun.CryptoHasher("sha256").update([compiler, ...flags].join(" "));
+  for (const file of files) hash.update(readFileSync(resolve(ROOT, file)));
   const binary = join(cache, `crib-monitor-${hash.digest("hex").slice(0, 16)}`);
   if (existsSync(binary)) return binary;
   const temporary = `${binary}.${process.pid}`;
   const sources = files.filter((file) => file.endsWith(".c"));
-  run("musl-gcc", [...flags, ...sources, "-o", temporary], root);
+  run(compiler, [...flags, ...sources, "-o", temporary], ROOT);
   renameSync(temporary, binary); // another test run may be using it
   return binary;
 }

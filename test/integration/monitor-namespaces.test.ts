@@ -100,6 +100,32 @@ test("containers share the pod's PID namespace, and the pause reaps their orphan
   expect(lines.some((line) => /\sZ/.test(line))).toBe(false);
 });
 
+test("no signal from a container ends the pause; its end is told, at once and to later daemons", async () => {
+  const other = await TestPod.start(binary, {}, ["pid"]);
+  try {
+    const { pausePid = 0 } = other.monitor;
+    const run = (...args: string[]) =>
+      other.run({
+        args,
+        namespaces: [{ type: "pid", path: other.path("pid.ns") }, { type: "mount" }],
+      });
+    // As root of the host, so with all capabilities, but from within the namespace.
+    const signals = "for n in $(seq 1 64); do kill -$n 1; done 2>/dev/null";
+    spawnSync("nsenter", ["--target", `${pausePid}`, "--pid", "sh", "-c", signals]);
+    expect(await other.exited(await run("true"))).toMatchObject({ exitCode: 0 });
+    const stays = await run("sleep", "1000");
+    process.kill(pausePid, "SIGKILL");
+    await other.monitor.pauseEnded;
+    expect(other.monitor.pausePid).toBeUndefined();
+    expect(await other.exited(stays)).toMatchObject({ exitCode: 137, signal: 9 });
+    await other.adopt();
+    await other.monitor.pauseEnded;
+    expect(other.monitor.pausePid).toBeUndefined();
+  } finally {
+    await other.dispose();
+  }
+});
+
 test("its PID namespace ends with the monitor, however that ends", async () => {
   const other = await TestPod.start(binary, {}, ["pid"]);
   try {

@@ -2,10 +2,11 @@
 
 import { Database } from "bun:sqlite";
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
-import { readdirSync, rmSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { ContainerState } from "../../src/gen/runtime/v1/container_pb.ts";
 import { PodSandboxState } from "../../src/gen/runtime/v1/pod_sandbox_pb.ts";
+import { NamespaceMode } from "../../src/gen/runtime/v1/security_pb.ts";
 import { mountsBelow } from "../fixtures/leftovers.ts";
 import { type MadePod, refusal, startNode, type TestNode, until } from "../fixtures/pods.ts";
 
@@ -55,6 +56,101 @@ test("a monitor that dies takes its pod with it, and only that", async () => {
   expect(await podState(other)).toBe(PodSandboxState.SANDBOX_READY);
   await node.remove(pod);
   expect(node.leftovers().join("\n")).not.toContain(pod.id);
+});
+
+/** The one child of a pod's monitor that is the pause of its PID namespace. */
+async function pauseOf(pod: MadePod): Promise<number> {
+  const monitor = await monitorOf(pod);
+  const children = readFileSync(`/proc/${monitor}/task/${monitor}/children`, "utf8").trim();
+  const pause = children
+    .split(" ")
+    .find((pid) => readFileSync(`/proc/${pid}/comm`, "utf8") === "crib-pause\n");
+  return Number(pause);
+}
+
+test("a pod whose PID namespace dies is not ready, and its containers have ended", async () => {
+  const shared = { securityContext: { namespaceOptions: { pid: NamespaceMode.POD } } };
+  const pods = [await node.pod({ linux: shared }), await node.pod({ linux: shared })];
+  const containers = [];
+  for (const pod of pods) {
+    containers.push(await node.run(pod, { linux: shared }), await node.run(pod));
+  }
+  const [seen = 0, unseen = 0] = await Promise.all(pods.map(pauseOf));
+  process.kill(seen, "SIGKILL");
+  for (const container of containers.slice(0, 2)) {
+    expect(await node.exited(container)).toMatchObject({ exitCode: 137, reason: "Error" });
+  }
+  await until("the pod is not ready", async () => {
+    return (await podState(pods[0] ?? { id: "", config: {} })) === PodSandboxState.SANDBOX_NOTREADY;
+  });
+  await node.kill();
+  process.kill(unseen, "SIGKILL");
+  await node.start();
+  for (const container of containers.slice(2)) {
+    expect(await node.exited(container)).toMatchObject({ exitCode: 137, reason: "Error" });
+  }
+});
+
+test("an exit that only the record of a dead monitor tells of is the true one", async () => {
+  const pod = await node.pod();
+  const command = ["sh", "-c", "trap 'exit 9' TERM; echo on; while :; do sleep 0.05; done"];
+  const container = await node.run(pod, { command });
+  await until("it runs", () => container.log().length > 0);
+  const { info } = await node.runtime.containerStatus({ containerId: container.id, verbose: true });
+  const { pid } = JSON.parse(info.info ?? "") as { pid: number };
+  const monitor = await monitorOf(pod);
+  await node.kill();
+  process.kill(pid, "SIGTERM");
+  const path = join(node.directory, "state/pods", pod.id, "exits", container.id);
+  await until("the record is complete", () => {
+    return existsSync(path) && !readFileSync(path, "utf8").includes("logComplete");
+  });
+  const record = JSON.parse(readFileSync(path, "utf8")) as { finishedAtNs: string };
+  process.kill(monitor, "SIGKILL");
+  await node.start();
+  expect(await node.exited(container)).toMatchObject({
+    exitCode: 9,
+    reason: "Error",
+    message: "",
+    finishedAt: BigInt(record.finishedAtNs),
+  });
+});
+
+test("an exit that nobody saw is unknown, not said to be a kill", async () => {
+  const pod = await node.pod();
+  const command = ["sh", "-c", "trap 'exit 9' TERM; echo on; while :; do sleep 0.05; done"];
+  const container = await node.run(pod, { command });
+  await until("it runs", () => container.log().length > 0);
+  const { info } = await node.runtime.containerStatus({ containerId: container.id, verbose: true });
+  const { pid } = JSON.parse(info.info ?? "") as { pid: number };
+  const monitor = await monitorOf(pod);
+  await node.kill();
+  process.kill(monitor, "SIGKILL");
+  process.kill(pid, "SIGTERM");
+  await until("it has ended", () => !existsSync(`/proc/${pid}`));
+  await node.start();
+  expect(await node.exited(container)).toMatchObject({
+    exitCode: 255,
+    reason: "Unknown",
+    message: expect.stringContaining("nobody saw how it ended"),
+  });
+});
+
+test("the death of a monitor is noticed within a second", async () => {
+  const delays: number[] = [];
+  // The best of three: the machine may be busy with something else.
+  while (delays.length < 3 && Math.min(Number.POSITIVE_INFINITY, ...delays) > 1_000) {
+    const pod = await node.pod();
+    await node.run(pod);
+    const monitor = await monitorOf(pod);
+    const killedAt = performance.now();
+    process.kill(monitor, "SIGKILL");
+    await until("the pod is not ready", async () => {
+      return (await podState(pod)) === PodSandboxState.SANDBOX_NOTREADY;
+    });
+    delays.push(performance.now() - killedAt);
+  }
+  expect(Math.min(...delays)).toBeLessThan(1_000);
 });
 
 test("a monitor that dies while its pod is being stopped does not hold up the stop", async () => {

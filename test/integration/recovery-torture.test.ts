@@ -1,20 +1,21 @@
 /**
  * Many pods while the daemon and single monitors are killed at random moments: no line of a log, no
- * exit and nothing in the kernel may be lost or left behind. Needs root.
+ * exit and nothing in the kernel may be lost or left behind; meanwhile logs are rotated and commands are
+ * run in the containers. Needs root.
  *
  *   CRIB_TORTURE_PODS (40), CRIB_TORTURE_AT_ONCE (16), CRIB_TORTURE_SEED
  *
  * The seed makes the same pods and the same choices; when a kill meets them is up to the machine.
  */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { readdirSync, readFileSync, readlinkSync, renameSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { ContainerState, type ContainerStatus } from "../../src/gen/runtime/v1/container_pb.ts";
 import { NamespaceMode } from "../../src/gen/runtime/v1/security_pb.ts";
 import { randomOf } from "../fixtures/fuzz.ts";
 import { startNode, type TestNode } from "../fixtures/pods.ts";
-import { checkLife, type Life, planOf } from "../fixtures/torture.ts";
+import { checkLife, type Life, logOf, planOf, type Witness } from "../fixtures/torture.ts";
 
 const PODS = Number(process.env.CRIB_TORTURE_PODS ?? "40");
 const AT_ONCE = Number(process.env.CRIB_TORTURE_AT_ONCE ?? "16");
@@ -32,6 +33,11 @@ let daemonIsUp = true;
 let logs = "";
 /** Pods whose monitor was killed. */
 const victims = new Set<string>();
+const counts = { rotations: 0, execs: 0 };
+/** Containers whose exit was on disk when their monitor was killed. */
+const witnesses = new Map<string, Witness>();
+/** A pod with a container that runs until it is stopped: its monitor is the first victim. */
+const first = Promise.withResolvers<string>();
 
 beforeAll(async () => {
   node = await startNode({ set: { "log.level": "debug" } });
@@ -73,22 +79,50 @@ function monitors(): Array<{ pid: number; podId: string }> {
   });
 }
 
-function killMonitor(below: (limit: number) => number): void {
-  const all = monitors();
+/** Kills one by lot, or that of a pod; how many it has killed. */
+function killMonitor(below: (limit: number) => number, podId?: string): number {
+  const all = monitors().filter((monitor) => podId === undefined || monitor.podId === podId);
   const chosen = all[below(Math.max(1, all.length))];
-  if (chosen === undefined) return;
+  if (chosen === undefined) return 0;
   victims.add(chosen.podId);
   deaths += 1;
+  const exits = join(node.directory, "state/pods", chosen.podId, "exits");
+  for (const name of readNames(exits)) {
+    try {
+      const isCut = readFileSync(join(exits, name), "utf8").includes("logComplete");
+      witnesses.set(name, isCut ? "log not complete" : "complete");
+    } catch {
+      // The daemon has taken it over just now.
+    }
+  }
   process.kill(chosen.pid, "SIGKILL");
+  return 1;
 }
 
-async function killDaemon(): Promise<void> {
+/** Finished records; none where the pod is being made or removed. */
+function readNames(exits: string): string[] {
+  try {
+    return readdirSync(exits).filter((name) => !name.startsWith("."));
+  } catch {
+    return [];
+  }
+}
+
+/** Sometimes a monitor is killed while there is no daemon; how many that were. */
+async function killDaemon(below: (limit: number) => number): Promise<number> {
+  let killed = 0;
   deaths += 1;
   daemonIsUp = false;
   await node.kill();
   logs += node.crib.log();
+  if (below(2) === 0) {
+    await sleep(below(1_000));
+    killed = killMonitor(below);
+    await sleep(below(1_000));
+  }
   await node.start({}, false);
   daemonIsUp = true;
+  return killed;
 }
 
 /** What all daemons have said, for whoever looks for the reason of a failure. */
@@ -107,15 +141,15 @@ async function keepLogs<T>(body: () => Promise<T>): Promise<T> {
 async function rage(done: () => boolean): Promise<{ daemons: number; monitors: number }> {
   const below = randomOf(SEED);
   const kills = { daemons: 0, monitors: 0 };
+  kills.monitors += killMonitor(below, await first.promise);
   while (!done()) {
     await sleep(100 + below(PAUSE_MS));
     if (done()) break;
     if (below(DAEMON_SHARE) === 0) {
       kills.daemons += 1;
-      await killDaemon();
+      kills.monitors += await killDaemon(below);
     } else {
-      kills.monitors += 1;
-      killMonitor(below);
+      kills.monitors += killMonitor(below);
     }
   }
   return kills;
@@ -123,7 +157,8 @@ async function rage(done: () => boolean): Promise<{ daemons: number; monitors: n
 
 /** One pod from beginning to end; what became of its containers. */
 async function live(index: number): Promise<Life[]> {
-  const plan = planOf(randomOf(SEED + 1 + index));
+  const below = randomOf(SEED + 1 + index);
+  const plan = planOf(below, index === 0 ? true : undefined);
   const options = { pid: NamespaceMode.CONTAINER, ipc: NamespaceMode.POD };
   const network = plan.hasNetwork ? NamespaceMode.POD : NamespaceMode.NODE;
   const config = node.podConfig({
@@ -137,11 +172,19 @@ async function live(index: number): Promise<Life[]> {
   try {
     for (const container of plan.containers) {
       const made = await makeContainer(pod, container.command);
-      const life: Life = { ...made, plan: container, started: false };
+      const life: Life = { ...made, plan: container, logs: [made.logPath], started: false };
       lives.push(life);
       await insist(pod.id, () => start(life));
     }
-    for (const life of lives) await finish(pod.id, life);
+    if (index === 0) {
+      first.resolve(pod.id);
+      while (!victims.has(pod.id)) await sleep(20);
+    }
+    for (const life of lives) {
+      const meddling = meddle(pod.id, life, below);
+      if (life.plan.isStopped) await meddling;
+      await Promise.all([meddling, finish(pod.id, life)]);
+    }
   } catch (error) {
     if (!(error instanceof Orphaned)) throw error;
   }
@@ -149,7 +192,8 @@ async function live(index: number): Promise<Life[]> {
   for (const life of lives) {
     life.end = await exited(life);
     // Only now is it certain that nobody has killed its monitor before its end.
-    checkLife(life, orphaned || victims.has(pod.id), `pod ${index}, seed ${SEED}`);
+    const fate = { orphaned: orphaned || victims.has(pod.id), witness: witnesses.get(life.id) };
+    checkLife(life, fate, `pod ${index}, seed ${SEED}`);
   }
   await insistForAll(() => node.remove(pod));
   return lives;
@@ -172,17 +216,54 @@ async function start(life: Life): Promise<void> {
   life.started = true;
 }
 
+/** Rotates its log and runs commands in it: all must succeed, unless it ends of its own meanwhile. */
+async function meddle(podId: string, life: Life, below: (limit: number) => number): Promise<void> {
+  for (const what of life.plan.meanwhile) {
+    await sleep(below(1_000));
+    if (life.seen !== undefined) return;
+    try {
+      if (what === "rotate") await rotate(podId, life);
+      else await execIn(podId, life);
+    } catch (error) {
+      if (victims.has(podId)) throw new Orphaned();
+      if (life.plan.isStopped) throw error;
+      await exited(life);
+      return;
+    }
+  }
+}
+
+/** As the kubelet does it: the file goes, and another is asked for. */
+async function rotate(podId: string, life: Life): Promise<void> {
+  const rotated = `${life.logPath}.${life.logs.length}`;
+  renameSync(life.logPath, rotated);
+  life.logs.splice(-1, 0, rotated);
+  await insist(podId, () => node.runtime.reopenContainerLog({ containerId: life.id }));
+  counts.rotations += 1;
+}
+
+async function execIn(podId: string, life: Life): Promise<void> {
+  const request = { containerId: life.id, cmd: ["sh", "-c", "echo out; echo err >&2; exit 3"] };
+  const { stdout, stderr, exitCode } = await insist(podId, () => node.runtime.execSync(request));
+  const text = { exitCode, out: `${Buffer.from(stdout)}`, err: `${Buffer.from(stderr)}` };
+  if (!Bun.deepEquals(text, { exitCode: 3, out: "out\n", err: "err\n" })) {
+    throw new Error(`exec in ${life.id}: ${JSON.stringify(text)}`);
+  }
+  counts.execs += 1;
+}
+
 /** Stops one that waits for it, and sees each to its end. */
 async function finish(podId: string, life: Life): Promise<void> {
   if (life.plan.isStopped) {
-    while (!readFileSync(life.logPath, "utf8").endsWith(" ready\n")) {
+    while (!logOf(life).endsWith(" ready\n")) {
       if (victims.has(podId)) throw new Orphaned();
       await sleep(50);
     }
     const stop = { containerId: life.id, timeout: 60n };
     await insist(podId, () => node.runtime.stopContainer(stop));
   }
-  await exited(life);
+  const status = await exited(life);
+  if (!victims.has(podId)) life.seen = status;
 }
 
 /** However long it takes: the test has a limit of its own. */
@@ -216,10 +297,13 @@ async function torture(): Promise<void> {
   const [kills] = await Promise.all([rage(() => busy === 0), Promise.all(lanes)]);
   const started = lives.filter((life) => life.started);
   const orphans = lives.filter((life) => life.end?.message.includes("monitor"));
-  process.stderr.write(
-    `torture: ${JSON.stringify({ containers: started.length, orphans: orphans.length, ...kills })}\n`,
-  );
+  const sums = { containers: started.length, orphans: orphans.length, ...kills, ...counts };
+  process.stderr.write(`torture: ${JSON.stringify(sums)}\n`);
   expect(kills.daemons).toBeGreaterThan(0);
+  expect(kills.monitors).toBeGreaterThan(0);
+  expect(orphans.length).toBeGreaterThan(0);
+  expect(counts.rotations).toBeGreaterThan(0);
+  expect(counts.execs).toBeGreaterThan(0);
   expect(started.length).toBeGreaterThan(PODS / 2);
   expect(monitors()).toEqual([]);
   expect(await node.cleaned()).toEqual([]);

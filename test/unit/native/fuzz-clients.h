@@ -56,20 +56,29 @@ static void write_id(struct writer *writer) {
   write_string(writer, below(40) ? id : "../x");
 }
 
-static void write_process(struct writer *writer, const char *pid_file) {
-  write_u32(writer, 4);
+static void write_process(struct writer *writer, const char *pid_file, const char *console) {
+  write_u32(writer, 6);
   write_string(writer, "/runc");
   write_string(writer, "--pid-file");
   write_string(writer, pid_file);
+  write_string(writer, "--console-socket");
+  write_string(writer, console);
   write_string(writer, "x");
   write_u32(writer, 1);
   write_string(writer, "PATH=/");
 }
 
+/* Several may have the same. */
+static const char *pick_console(void) {
+  static const char *const names[] = {"console-a", "console-b", "console-c", ""};
+  return names[below(16) ? below(3) : 3];
+}
+
 static void send_create(struct client_end *end) {
   struct writer writer = begin(end, CREATE);
   char path[32], pid_file[32];
-  unsigned id = below(IDS);
+  unsigned id = below(IDS), flags = below(8);
+  const char *console = flags & CREATE_TTY ? pick_console() : "";
   snprintf(path, sizeof path, "c%u", id);
   write_string(&writer, path);
   write_string(&writer, "/");
@@ -78,11 +87,12 @@ static void send_create(struct client_end *end) {
   snprintf(pid_file, sizeof pid_file, "/pids/%u", below(1000000));
   write_string(&writer, pid_file);
   write_string(&writer, below(2) ? "" : "/oom");
-  write_u32(&writer, below(4)); /* flags: stdin */
+  write_u32(&writer, flags);
   write_u32(&writer, below(60000));
   write_u32(&writer, below(500));
-  write_process(&writer, pid_file);
-  if (below(2)) write_u32(&writer, below(3) ? 0 : below(1000));
+  write_process(&writer, pid_file, console);
+  if (flags & CREATE_TTY || below(2)) write_u32(&writer, below(3) ? 0 : below(1000));
+  if (flags & CREATE_TTY) write_string(&writer, console);
   finish(end, &writer);
 }
 
@@ -94,16 +104,17 @@ static void send_exec(struct client_end *end) {
   snprintf(pid_file, sizeof pid_file, "/pids/%u", below(1000000));
   write_string(&writer, pid_file);
   bool streams_wanted = below(2);
+  const char *console = streams_wanted ? pick_console() : "";
   if (streams_wanted)
     write_wants(&writer, end->liar);
   else
     write_u32(&writer, 0);
   write_u32(&writer, below(2) ? 0 : below(3000) + 1);
   write_u32(&writer, below(500));
-  write_process(&writer, pid_file);
+  write_process(&writer, pid_file, console);
   if (streams_wanted) {
     write_wires(&writer, end->liar);
-    write_string(&writer, below(2) ? "" : "console");
+    write_string(&writer, console);
   }
   finish(end, &writer);
 }

@@ -75,7 +75,7 @@ static void act_wire(struct wire *wire) {
 }
 
 static void write_wants(struct writer *writer, bool liar) {
-  write_u32(writer, 1 + below(liar ? 16 : 7));
+  write_u32(writer, 1 + below(liar ? 16 : 15));
 }
 
 static void write_wires(struct writer *writer, bool liar) {

@@ -18,7 +18,7 @@ struct fake {
   pid_t pid; /* 0: a free slot */
   bool runtime, ended;
   int status, out, err;
-  char pid_file[64];
+  char pid_file[64], console[64];
 };
 static struct fake fakes[PROCESSES];
 static pid_t next_pid = FIRST_PID;
@@ -105,11 +105,43 @@ pid_t __wrap_spawn(const struct process *process, char *error, size_t size) {
   for (char *const *at = process->argv; at[0] != NULL && at[1] != NULL; at++)
     if (strcmp(at[0], "--pid-file") == 0)
       snprintf(fake->pid_file, sizeof fake->pid_file, "%s", at[1]);
+    else if (strcmp(at[0], "--console-socket") == 0)
+      snprintf(fake->console, sizeof fake->console, "%s", at[1]);
   return fake->pid;
 }
 
 static int connect_port(int fd);
 int __real_connect(int fd, const struct sockaddr *address, socklen_t size);
+
+static int devices = -1; /* the host's /dev */
+
+/* As a runtime sends the terminal's master to its console socket; or something else, or nothing. */
+static void send_terminal(const char *name) {
+  _Alignas(struct cmsghdr) char control[CMSG_SPACE(2 * sizeof(int))] = {0};
+  struct sockaddr_un address = {.sun_family = AF_UNIX};
+  int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  int masters[2], count = below(8) ? 1 : (int)below(3);
+  snprintf(address.sun_path, sizeof address.sun_path, "/%s", name);
+  for (int i = 0; i < count; i++) {
+    masters[i] = openat(devices, below(20) ? "ptmx" : "null", O_RDWR | O_NOCTTY | O_CLOEXEC);
+    EXPECT(masters[i] >= 0);
+    ioctl(masters[i], TIOCSPTLCK, &(int){0});
+  }
+  struct iovec part = {"/dev/pts/0", 10};
+  struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+  if (count > 0) {
+    message.msg_control = control;
+    message.msg_controllen = CMSG_SPACE((size_t)count * sizeof(int));
+    struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+    *rights = (struct cmsghdr){CMSG_LEN((size_t)count * sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
+    memcpy(CMSG_DATA(rights), masters, (size_t)count * sizeof(int));
+  }
+  if (__real_connect(fd, (struct sockaddr *)&address, sizeof address) == 0 && below(20))
+    sendmsg(fd, &message, MSG_NOSIGNAL);
+  for (int i = 0; i < count; i++) close(masters[i]);
+  close(fd);
+}
+
 int __wrap_connect(int fd, const struct sockaddr *address, socklen_t size) {
   if (address->sa_family == AF_UNIX) return __real_connect(fd, address, size);
   return connect_port(fd);
@@ -117,6 +149,7 @@ int __wrap_connect(int fd, const struct sockaddr *address, socklen_t size) {
 
 /* A runtime ends: well, with a process of its own left behind, or not. */
 static void end_runtime(struct fake *fake) {
+  if (fake->console[0] != 0 && below(8)) send_terminal(fake->console);
   if (below(5) > 0 && fake->pid_file[0] != 0) {
     struct fake *init = add_fake(false, fake->out, fake->err);
     FILE *file = fopen(fake->pid_file, "w");

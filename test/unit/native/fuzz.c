@@ -16,6 +16,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <sched.h>
+#include <sys/ioctl.h>
 #include <sys/un.h>
 
 #include "../../../src/native/container.h"
@@ -140,6 +141,7 @@ static void move_in(const char *directory) {
   umask(022);
   EXPECT(open_all(&options, error, sizeof error));
   if (client_listen(error, sizeof error) != 0) fprintf(stderr, "%s\n", error), exit(1);
+  devices = open("/dev", O_PATH | O_DIRECTORY | O_CLOEXEC);
   if (geteuid() != 0) EXPECT(unshare(CLONE_NEWUSER) == 0);
   EXPECT(chroot(directory) == 0 && chdir("/") == 0);
   EXPECT(mkdir("/logs", 0755) == 0 && mkdir("/pids", 0755) == 0);
