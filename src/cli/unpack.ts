@@ -12,7 +12,7 @@ import { messageOf } from "../error.ts";
 import { createDecoder, DecodeError } from "../image/decoder.ts";
 import { LayerWriter } from "../image/layer-writer.ts";
 import { TarParser } from "../image/tar.ts";
-import { TarError } from "../image/tar-error.ts";
+import { LimitError, TarError } from "../image/tar-error.ts";
 import type { UnpackReport } from "../image/unpack-report.ts";
 import {
   type Capability,
@@ -131,7 +131,7 @@ function pipe(parser: TarParser, maxBytes: number): string {
   const decoder = createDecoder((chunk) => {
     bytes += chunk.length;
     if (bytes > maxBytes) {
-      throw new TarError(`more than ${maxBytes} bytes unpacked (image.max_layer_bytes)`);
+      throw new LimitError(`more than ${maxBytes} bytes unpacked (image.max_layer_bytes)`);
     }
     hash.update(chunk);
     parser.push(chunk);
@@ -164,7 +164,8 @@ function say(report: UnpackReport): void {
   writeSync(1, `${JSON.stringify(report)}\n`);
 }
 
-function reasonOf(error: unknown): "archive" | "decode" | "disk-full" | "system" {
+function reasonOf(error: unknown): Extract<UnpackReport, { kind: "failed" }>["reason"] {
+  if (error instanceof LimitError) return "limit";
   if (error instanceof TarError) return "archive";
   if (error instanceof DecodeError) return "decode";
   const code = (error as { code?: unknown }).code;

@@ -234,8 +234,8 @@ export function sourcesOf(
       `${name}${suffix}: registry ${rule.prefix} is blocked in registries.conf`,
     );
   }
-  const rewrite = (location: string) =>
-    location === "" ? name : location + (name + suffix).slice(matched).replace(suffix, "");
+  // A prefix may also cover the tag or the digest.
+  const rewrite = (location: string) => (location === "" ? name : location + name.slice(matched));
   return [
     ...rule.mirrors
       .filter((mirror) => mirrorServes(mirror, rule, image.digest !== undefined))
@@ -264,7 +264,8 @@ function longestMatch(rules: readonly RegistryRule[], text: string) {
 function matchedLength(prefix: string, text: string): number {
   let length = prefix.length;
   if (isWildcard(prefix)) {
-    const host = text.slice(0, text.indexOf("/"));
+    // A port is no part of what the prefix covers, as in the other tools: it stays after a rewrite.
+    const host = text.slice(0, text.indexOf("/")).replace(/:\d+$/, "");
     if (!host.endsWith(prefix.slice(1))) return 0;
     length = host.length;
   } else if (!text.startsWith(prefix)) {

@@ -74,10 +74,13 @@ function requireImage(spec: ImageSpec | undefined): string {
   return image;
 }
 
+const LARGEST_INT64 = 2n ** 63n - 1n;
+
 /** CRI's form of an image. The kubelet's runAsNonRoot check needs the user: a number or a name. */
 function toImage(image: Image): DeepPartial<ImageMessage> {
   const user = (image.config.User ?? "").split(":")[0] ?? "";
-  const numeric = /^\d+$/.test(user);
+  // What is no int64 is taken for a name, as containerd does: one image must not break the list.
+  const numeric = /^\d{1,19}$/.test(user) && BigInt(user) <= LARGEST_INT64;
   return {
     id: image.id,
     repoTags: image.repoTags,

@@ -17,8 +17,8 @@ export interface RequestOptions {
   headers?: Record<string, string>;
   method?: "GET" | "POST";
   body?: string;
-  /** Certificates are not checked. */
-  insecure: boolean;
+  /** Whether the certificates of a host ("name:port") are not checked; absent: all are. */
+  insecure?: (host: string) => boolean;
   /** Which certificates count with a host ("name:port"); absent: the built-in CAs. */
   tls?: (host: string) => TlsOptions;
   /** The longest time without headers, or for another 1024 bytes of the body. */
@@ -93,7 +93,7 @@ export async function request(url: string, options: RequestOptions): Promise<Htt
       redirect: "manual",
       decompress: false,
       signal: controller.signal,
-      tls: { rejectUnauthorized: !options.insecure, ...tlsFor(url, options) },
+      tls: tlsFor(url, options),
     });
   } catch (error) {
     throw fail(error);
@@ -133,8 +133,10 @@ export async function request(url: string, options: RequestOptions): Promise<Htt
   };
 }
 
-function tlsFor(url: string, { tls }: RequestOptions): TlsOptions {
-  return url.startsWith("https:") ? (tls?.(new URL(url).host) ?? {}) : {};
+function tlsFor(url: string, { tls, insecure }: RequestOptions) {
+  if (!url.startsWith("https:")) return {};
+  const { host } = new URL(url);
+  return { rejectUnauthorized: insecure?.(host) !== true, ...tls?.(host) };
 }
 
 /**
@@ -153,21 +155,22 @@ export const REDIRECTS: readonly number[] = [301, 302, 303, 307, 308];
 export const REDIRECT_LIMIT = 5;
 
 /**
- * Where an answer sends its caller: to https anywhere; to plain http only where that is `plainAllowed`,
- * or already used. Never to a file or the like.
+ * Where an answer sends its caller: to https anywhere; to plain http only on hosts ("name:port") where
+ * that is `plainAllowed`, or when it is already used. Never to a file or the like.
  *
  * @throws CribError FailedPrecondition; `what` names who was asked.
  */
 export function redirectTarget(
   response: HttpResponse,
-  plainAllowed: boolean,
+  plainAllowed: (host: string) => boolean,
   what: string,
 ): string {
   const location = response.headers.get("location") ?? "";
   const { url } = response;
   const target = URL.canParse(location, url) ? new URL(location, url) : undefined;
-  const plain = plainAllowed || url.startsWith("http:");
-  if (target?.protocol === "https:" || (target?.protocol === "http:" && plain)) return target.href;
+  if (target?.protocol === "https:") return target.href;
+  const plain = target?.protocol === "http:" ? target : undefined;
+  if (plain && (url.startsWith("http:") || plainAllowed(plain.host))) return plain.href;
   const shown = JSON.stringify(location.slice(0, 100));
   throw new CribError(
     "FailedPrecondition",

@@ -1,6 +1,7 @@
 /** Makes an image of what is known about it: brings its layers, then its row. */
 import { createHash, randomUUID } from "node:crypto";
 import type { Config } from "../config/config.ts";
+import { CribError } from "../error.ts";
 import type { Layer, LayerStore } from "../storage/layers.ts";
 import type { BlobSource } from "./blob.ts";
 import type { Image, ImageSource, ImageStore } from "./image-store.ts";
@@ -32,10 +33,12 @@ export class ImageBuilder {
   readonly #layers: LayerStore;
   readonly #store: ImageStore;
   readonly #puller: LayerPuller;
+  readonly #maxBytes: number;
 
   constructor({ config, layers, store, executable, progress }: ImageBuilderOptions) {
     this.#layers = layers;
     this.#store = store;
+    this.#maxBytes = config.max_layer_bytes;
     this.#puller = new LayerPuller({
       store: layers,
       executable,
@@ -59,6 +62,7 @@ export class ImageBuilder {
     try {
       const layers = wantedLayers(resolved);
       const missing = layers.filter(({ chainId }) => this.#layers.get(chainId) === undefined);
+      for (const { descriptor } of missing) refuseTooLarge(descriptor, this.#maxBytes);
       progress.expect(
         layers.length,
         missing.map(({ chainId, descriptor: { size } }) => ({ chainId, size })),
@@ -119,6 +123,13 @@ export class ImageBuilder {
     );
     if (failure !== undefined) throw failure;
   }
+}
+
+/** No compression makes a layer much longer than it is unpacked; what says so is not even begun. */
+function refuseTooLarge({ digest, size }: Descriptor, maxBytes: number): void {
+  if (size <= maxBytes) return;
+  const why = `${size} bytes, at most ${maxBytes} (image.max_layer_bytes)`;
+  throw new CribError("FailedPrecondition", `layer ${digest}: ${why}`);
 }
 
 /** Pairs layers with diffIDs and computes chainIDs (OCI image specification, "Layer ChainID"). */

@@ -114,6 +114,7 @@ export class ImageStore {
         .query("INSERT OR IGNORE INTO images (id, config, annotations) VALUES (?, ?, ?)")
         .run(image.id, image.configJson, JSON.stringify(image.annotations));
       if (changes > 0) this.#insertLayers(image);
+      else this.#replaceAnnotations(image);
       this.#insertSource(image);
       for (const name of image.names) {
         const before = this.#names.get(name);
@@ -170,6 +171,13 @@ export class ImageStore {
     this.#database
       .query("INSERT OR REPLACE INTO image_sources (image_id, name, record) VALUES (?, ?, ?)")
       .run(id, name, JSON.stringify(record));
+  }
+
+  /** Another manifest may have led to the same configuration: the newest one's count. */
+  #replaceAnnotations({ id, annotations }: NewImage): void {
+    this.#database
+      .query("UPDATE images SET annotations = ? WHERE id = ?")
+      .run(JSON.stringify(annotations), id);
   }
 
   #insertLayers(image: NewImage): void {

@@ -22,7 +22,7 @@ import { checkXattrs, setXattrs } from "./entry-xattrs.ts";
 import { FileWriter } from "./file-writer.ts";
 import { type LayerPath, placeEntry, quote, splitPath, toBytes } from "./layer-path.ts";
 import type { TarEntry, TarSink } from "./tar.ts";
-import { TarError } from "./tar-error.ts";
+import { LimitError, TarError } from "./tar-error.ts";
 
 const { S_IFBLK, S_IFCHR, S_IFIFO } = constants;
 const PARENT_MODE = 0o755;
@@ -54,7 +54,7 @@ export class LayerWriter implements TarSink {
   entry(entry: TarEntry): void {
     this.#entries += 1;
     if (this.#entries > this.#maxEntries) {
-      throw new TarError(`more than ${this.#maxEntries} entries (image.max_layer_entries)`);
+      throw new LimitError(`more than ${this.#maxEntries} entries (image.max_layer_entries)`);
     }
     checkXattrs(entry);
     const placement = placeEntry(entry.name);

@@ -77,8 +77,11 @@ export class Puller {
     const { progress, signal } = request;
     const requirements = requirementsOf(policyPaths(this.#config), request.namespace, reference);
     refuseRejected(requirements, reference);
+    // Of several registries that a short name may mean, the credentials must say which they are for.
+    const ambiguous = request.references.length > 1 && !request.auth?.serverAddress;
     const clients = registryClients(this.#config, request.registries, {
       ...request,
+      auth: ambiguous ? undefined : request.auth,
       reference,
       bandwidth: this.#bandwidth,
     });

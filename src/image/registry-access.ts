@@ -7,7 +7,7 @@ import type { Bandwidth } from "./bandwidth.ts";
 import { type Auth, toCredentials } from "./credentials.ts";
 import type { TlsOptions } from "./http.ts";
 import type { Reference } from "./reference.ts";
-import { RegistryClient } from "./registry.ts";
+import { RegistryClient, serverOf } from "./registry.ts";
 import { storedCredentials } from "./stored-credentials.ts";
 
 /** Stands for "never" in a timer. */
@@ -21,8 +21,9 @@ export function noProgressMs(config: Config["image"]): number {
 
 /**
  * Clients of the places that may have the image, in the order to ask them. The request's credentials
- * are for the registry that the image's name names, not for its mirrors; those, and requests without,
- * get what the node's own files and helpers know.
+ * are for the registry that the image's name names, not for its mirrors, nor for another one that
+ * registries.conf puts in its place; those, and requests without, get what the node's own files and
+ * helpers know.
  *
  * @throws CribError PermissionDenied: registries.conf blocks the image; FailedPrecondition: certs.d.
  */
@@ -43,12 +44,12 @@ export function registryClients(
       new RegistryClient({
         source,
         credentials: async () =>
-          (source.mirror ? undefined : given) ??
+          (source.mirror || source.host !== reference.registry ? undefined : given) ??
           (await storedCredentials(`${source.host}/${source.repository}`, {
             authFile: config.auth_file,
             helpers: registries.credentialHelpers,
           })),
-        tls: source.insecure ? undefined : tlsOf(config.certs_dirs, source),
+        tls: tlsOf(config.certs_dirs, source),
         noProgressMs: noProgressMs(config),
         bandwidth,
         signal,
@@ -67,14 +68,19 @@ export function tlsFor(directories: readonly string[]): (host: string) => TlsOpt
   };
 }
 
-/** A registry's certificates also count with the servers it sends its callers to. */
+/**
+ * A registry's CAs also count with the servers it sends its callers to; its client certificate is shown
+ * to none of them.
+ */
 function tlsOf(directories: readonly string[], source: Source): (host: string) => TlsOptions {
   const own = readCertificates(directories, source.host);
   const system = systemCertificates();
+  // As URLs write it: without the port of https.
+  const server = new URL(`https://${serverOf(source.host)}`).host;
   const options = (host: string): TlsOptions => {
-    const theirs = host === source.host ? own : readCertificates(directories, host);
+    const theirs = host === server ? own : readCertificates(directories, host);
     const ca = [...new Set([...own.ca, ...theirs.ca])];
-    const client = theirs.client ?? own.client;
+    const { client } = theirs;
     return {
       ...trusted(system, ca),
       ...(client && { cert: client.certificate, key: client.key }),

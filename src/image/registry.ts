@@ -42,7 +42,8 @@ export class RegistryClient {
   readonly source: Source;
   readonly #host: string;
   readonly #options: RegistryOptions;
-  readonly #insecure: boolean;
+  /** Of this registry's own name only, whatever its port: not of hosts that it sends its callers to. */
+  readonly #insecure: (host: string) => boolean;
   #base: string | undefined;
   #authorization: string | undefined;
   #credentials: Promise<Credentials | undefined> | undefined;
@@ -52,8 +53,9 @@ export class RegistryClient {
     this.name = `${host}/${repository}`;
     this.source = options.source;
     this.#options = options;
-    this.#host = host === "docker.io" ? "registry-1.docker.io" : host;
-    this.#insecure = insecure || isLoopback(host);
+    this.#host = serverOf(host);
+    const isInsecure = insecure || isLoopback(host);
+    this.#insecure = (other) => isInsecure && nameIn(other) === nameIn(this.#host);
   }
 
   /** A manifest or index by tag or digest, whose bytes are not yet checked. */
@@ -94,7 +96,9 @@ export class RegistryClient {
     this.#base ??= await this.#findBase();
     const url = `${this.#base}/v2/${this.#options.source.repository}/${path}`;
     const response = await this.#follow(url, headers);
-    if (response.status !== 401) return response;
+    // Only the registry's own wish for credentials counts, not that of a host it redirects to.
+    const own = new URL(response.url).origin === new URL(url).origin;
+    if (response.status !== 401 || !own) return response;
     response.discard();
     this.#authorization = await this.#authorize(response);
     return this.#follow(url, headers);
@@ -103,7 +107,7 @@ export class RegistryClient {
   /** https, or plain http for an insecure or loopback registry that does not answer to https. */
   async #findBase(): Promise<string> {
     const secure = `https://${this.#host}`;
-    if (!this.#insecure) return secure;
+    if (!this.#insecure(this.#host)) return secure;
     let reason: unknown;
     for (const base of [secure, `http://${this.#host}`]) {
       try {
@@ -166,7 +170,7 @@ export class RegistryClient {
         repository: source.repository,
         credentials,
         http: this.#http(),
-        plainAllowed: response.url.startsWith("http:") || this.#insecure,
+        plainAllowed: this.#insecure,
       });
     }
     const basic = challenges.some(({ scheme }) => scheme === "basic");
@@ -208,8 +212,16 @@ async function errorDetail(response: HttpResponse): Promise<string> {
   }
 }
 
+/** Who answers for a registry: Docker Hub's server has another name than its images. */
+export function serverOf(host: string): string {
+  return host === "docker.io" ? "registry-1.docker.io" : host;
+}
+
+/** "name:port" without the port. */
+const nameIn = (host: string) => host.replace(/:\d+$/, "").toLowerCase();
+
 /** Docker's rule: registries on this machine may speak plain http. */
 function isLoopback(host: string): boolean {
-  const name = host.replace(/:\d+$/, "");
+  const name = nameIn(host);
   return name === "localhost" || name === "[::1]" || /^127(?:\.\d{1,3}){3}$/.test(name);
 }

@@ -15,6 +15,8 @@ import type { RegistryClient } from "./registry.ts";
 
 const CONFIG_LIMIT_BYTES = 8 * 1024 * 1024;
 const INDEX_DEPTH_LIMIT = 4;
+/** Manifests and indexes that are read for one image: its own, and dead ends that say no platform. */
+const MANIFEST_LIMIT = 32;
 const ATTEMPTS = 4;
 
 export interface ResolvedImage {
@@ -88,7 +90,7 @@ export async function resolveAt(
   signal: AbortSignal,
 ): Promise<ResolvedImage> {
   const top = await fetchManifest(client, reference);
-  const { manifest, digests } = await descend(client, top, platform, 1);
+  const { manifest, digests } = await new Descent(client, platform).from(top, 1);
   const bytes = await readBlob([client], manifest.config, CONFIG_LIMIT_BYTES, signal);
   const what = `${client.name}: image config ${manifest.config.digest}`;
   const { config, diffIds, os } = parseConfig(bytes, what);
@@ -130,30 +132,41 @@ async function fetchManifest(client: ManifestSource, reference: string): Promise
 }
 
 /** Follows indexes down to the manifest for the platform. */
-async function descend(
-  client: ManifestSource,
-  { digest, document }: Fetched,
-  platform: Platform,
-  depth: number,
-): Promise<{ manifest: ImageManifest; digests: string[] }> {
-  if (document.kind === "image") return { manifest: document, digests: [digest] };
-  const what = `${client.name}: index ${digest}`;
-  if (depth > INDEX_DEPTH_LIMIT) {
-    throw new CribError("FailedPrecondition", `${what}: more than ${INDEX_DEPTH_LIMIT} levels`);
+class Descent {
+  readonly #client: ManifestSource;
+  readonly #platform: Platform;
+  readonly #seen = new Set<string>();
+
+  constructor(client: ManifestSource, platform: Platform) {
+    this.#client = client;
+    this.#platform = platform;
   }
-  const candidates = choose(document.manifests, platform);
-  for (const candidate of candidates) {
-    const next = await fetchManifest(client, candidate.digest);
-    try {
-      const { manifest, digests } = await descend(client, next, platform, depth + 1);
-      return { manifest, digests: [digest, ...digests] };
-    } catch (error) {
-      // An index without a platform may hold nothing for this one; the next candidate may.
-      const other = error instanceof CribError && error.code === "FailedPrecondition";
-      if (!other || candidate === candidates.at(-1)) throw error;
+
+  async from(
+    { digest, document }: Fetched,
+    depth: number,
+  ): Promise<{ manifest: ImageManifest; digests: string[] }> {
+    this.#seen.add(digest);
+    if (document.kind === "image") return { manifest: document, digests: [digest] };
+    const what = `${this.#client.name}: index ${digest}`;
+    const wrong = (why: string) => new CribError("FailedPrecondition", `${what}: ${why}`);
+    if (depth > INDEX_DEPTH_LIMIT) throw wrong(`more than ${INDEX_DEPTH_LIMIT} levels`);
+    let failure: unknown;
+    for (const candidate of choose(document.manifests, this.#platform)) {
+      if (this.#seen.has(candidate.digest)) continue;
+      if (this.#seen.size >= MANIFEST_LIMIT) throw wrong(`more than ${MANIFEST_LIMIT} manifests`);
+      const next = await fetchManifest(this.#client, candidate.digest);
+      try {
+        const { manifest, digests } = await this.from(next, depth + 1);
+        return { manifest, digests: [digest, ...digests] };
+      } catch (error) {
+        // An index without a platform may hold nothing for this one; the next candidate may.
+        if (!(error instanceof CribError && error.code === "FailedPrecondition")) throw error;
+        failure = error;
+      }
     }
+    throw failure ?? wrong(nothingFor(document.manifests, this.#platform));
   }
-  throw new CribError("FailedPrecondition", `${what}: ${nothingFor(document.manifests, platform)}`);
 }
 
 function nothingFor(entries: readonly Descriptor[], { os, architecture }: Platform): string {

@@ -94,14 +94,14 @@ async function download(
   const what = `signature ${url}`;
   let at = url;
   for (let hop = 0; hop <= REDIRECT_LIMIT; hop++) {
-    const response = await request(at, { ...http, insecure: false });
+    const response = await request(at, http);
     const { status } = response;
     if (status === 200) return readBody(response, SIZE_LIMIT_BYTES, what);
     response.discard();
     // Servers that must not list what they have answer 403 for what is not there.
     if (status === 404 || status === 403) return undefined;
     if (!REDIRECTS.includes(status)) throw new UnavailableError(`${what}: HTTP ${status}`);
-    at = redirectTarget(response, false, what);
+    at = redirectTarget(response, () => false, what);
   }
   throw new CribError("FailedPrecondition", `${what}: more than ${REDIRECT_LIMIT} redirects`);
 }

@@ -29,8 +29,8 @@ export async function fetchToken(
     repository: string;
     credentials: Credentials | undefined;
     http: Omit<RequestOptions, "headers" | "method" | "body">;
-    /** The token server may be asked over plain http. */
-    plainAllowed: boolean;
+    /** Whether a token server on this host ("name:port") may be asked over plain http. */
+    plainAllowed: (host: string) => boolean;
   },
 ): Promise<string> {
   const realm = readRealm(challenge, options.plainAllowed);
@@ -43,10 +43,11 @@ export async function fetchToken(
   return readToken(response, realm);
 }
 
-function readRealm(challenge: Challenge, plainAllowed: boolean): URL {
+function readRealm(challenge: Challenge, plainAllowed: (host: string) => boolean): URL {
   const text = challenge.parameters.get("realm") ?? "";
   const realm = URL.canParse(text) ? new URL(text) : undefined;
-  if (realm?.protocol !== "https:" && !(realm?.protocol === "http:" && plainAllowed)) {
+  const plain = realm?.protocol === "http:" && plainAllowed(realm.host);
+  if (realm === undefined || !(realm.protocol === "https:" || plain)) {
     throw new CribError(
       "FailedPrecondition",
       `the registry's token server ${JSON.stringify(text.slice(0, 200))} is no https address`,

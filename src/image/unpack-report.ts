@@ -14,7 +14,7 @@ export const unpackReportSchema = v.variant("kind", [
   }),
   v.object({
     kind: v.literal("failed"),
-    reason: v.picklist(["archive", "decode", "disk-full", "system"]),
+    reason: v.picklist(["archive", "limit", "decode", "disk-full", "system"]),
     message: v.string(),
   }),
 ]);

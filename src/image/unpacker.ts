@@ -24,6 +24,8 @@ type Done = Extract<UnpackReport, { kind: "done" }>;
 
 const OUTPUT_LIMIT_BYTES = 1024 * 1024;
 const STDERR_LIMIT = 2000;
+/** Of a layer whose archive looks bad, to find out whether it only came so. */
+const READ_ON_LIMIT_BYTES = 256 * 1024 * 1024;
 /** After the last byte the child writes back to disk; it says nothing while the kernel does that. */
 const SYNC_LIMIT_MS = 15 * 60 * 1000;
 
@@ -101,11 +103,13 @@ class UnpackChild {
   async feed(layer: AsyncIterable<Uint8Array>): Promise<void> {
     const { stdin } = this.#process;
     let gone = false;
+    let readOnBytes = 0;
     for await (const chunk of layer) {
       if (this.#killedBy !== undefined) break;
       if (gone || this.#ended) {
         // Read on when the archive looks bad: its digest tells whether it only came so.
-        if (!(await this.#looksDamaged())) break;
+        readOnBytes += chunk.length;
+        if (readOnBytes > READ_ON_LIMIT_BYTES || !(await this.#looksDamaged())) break;
         continue;
       }
       // Only while the child has something to do: the registry's silence is not its fault.
@@ -192,6 +196,7 @@ function toError(report: Extract<UnpackReport, { kind: "failed" }>, what: string
     case "decode":
       return new CribError("DataLoss", message);
     case "archive":
+    case "limit":
       return new CribError("FailedPrecondition", message);
     case "system":
       return new CribError("Internal", message);

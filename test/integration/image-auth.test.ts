@@ -170,6 +170,30 @@ test("credentials do not follow a redirect to another host, and its answer is us
   }
 });
 
+test("a host that the registry redirects to gets no credentials by asking for them", async () => {
+  await start({ htpasswd: HTPASSWD, authorization: BASIC });
+  const storage = startProxy();
+  const challenges = [`Bearer realm="http://${storage.host}/token"`, 'Basic realm="x"'];
+  storage.intercept = () =>
+    new Response("", { status: 401, headers: { "WWW-Authenticate": challenges.join(", ") } });
+  try {
+    proxy.intercept = (request, url) =>
+      url.pathname.includes("/blobs/") && request.headers.get("authorization") === BASIC
+        ? Response.redirect(`http://${storage.host}/storage`, 307)
+        : undefined;
+    for (const auth of [AUTH, { ...AUTH, identityToken: "refresh-me" }]) {
+      await expect(store.images.pull(name(), { auth })).rejects.toMatchObject({
+        code: "Unauthenticated",
+      });
+    }
+    expect(storage.requests.every((line) => line === "GET /storage")).toBe(true);
+    expect(storage.requests.length).toBeGreaterThan(0);
+    expect(authorizations(storage)).toEqual([]);
+  } finally {
+    await storage.stop();
+  }
+});
+
 test.each(["file:///etc/passwd", "ftp://127.0.0.1/x", "gopher://x", "http://[", ""])(
   "a redirect to %j is refused",
   async (location) => {
@@ -195,6 +219,46 @@ test("a redirect loop ends", async () => {
   await expect(store.images.pull(name(), {})).rejects.toMatchObject({
     message: expect.stringContaining("redirects"),
   });
+});
+
+test("a password does not go to a token server on another host by plain http", async () => {
+  await start();
+  const challenge = 'Bearer realm="http://token.invalid/token"';
+  proxy.intercept = () =>
+    new Response("", { status: 401, headers: { "WWW-Authenticate": challenge } });
+  await expect(store.images.pull(name(), { auth: AUTH })).rejects.toMatchObject({
+    code: "FailedPrecondition",
+    message: expect.stringContaining("is no https address"),
+  });
+});
+
+test("a registry that registries.conf puts in another's place gets no credentials of that one", async () => {
+  await start({ htpasswd: HTPASSWD, authorization: BASIC });
+  store.configure(`[[registry]]\nprefix = "a.example"\nlocation = "${proxy.host}"`);
+  await expect(store.images.pull("a.example/private:1", { auth: AUTH })).rejects.toMatchObject({
+    code: "Unauthenticated",
+  });
+  expect(authorizations()).toEqual([]);
+});
+
+test("of the registries that a short name may mean, only the one that they name gets credentials", async () => {
+  await start({ htpasswd: HTPASSWD, authorization: BASIC });
+  const search = (...hosts: string[]) =>
+    store.configure(`unqualified-search-registries = ${JSON.stringify(hosts)}`);
+  const other = startProxy();
+  try {
+    search(other.host, proxy.host);
+    const pull = (auth: object) => store.images.pull("private:1", { auth });
+    await expect(pull(AUTH)).rejects.toMatchObject({ code: "NotFound" });
+    expect([...authorizations(), ...authorizations(other)]).toEqual([]);
+    expect((await pull({ ...AUTH, serverAddress: proxy.host })).id).toBe(pushed.id);
+    expect(authorizations(other)).toEqual([]);
+    await store.images.remove(name());
+    search(proxy.host);
+    expect((await pull(AUTH)).id).toBe(pushed.id);
+  } finally {
+    await other.stop();
+  }
 });
 
 test("mirrors get no credentials", async () => {

@@ -201,6 +201,55 @@ test("bounds on entries and on bytes hold, also for a bomb", async () => {
   await expectFailure(many.name, "FailedPrecondition", "image.max_layer_entries");
 });
 
+test("a layer whose descriptor is larger than any may be is not asked for", async () => {
+  const pushed = await pushImage(node.registry, "huge:1", {
+    layers: [[{ name: "a", data: "a" }]],
+    alterManifest: (manifest) => {
+      for (const layer of manifest.layers as Array<Record<string, unknown>>) layer.size = 2 ** 52;
+    },
+  });
+  await expectFailure(throughProxy(pushed), "FailedPrecondition", "image.max_layer_bytes");
+  expect(node.proxy.requests.filter((line) => line.endsWith(layerOf(pushed)))).toEqual([]);
+});
+
+/** Bytes that go on for as long as anybody reads; `sent()` says how many were taken. */
+function endless(start: Uint8Array, filler: (turn: number) => Uint8Array) {
+  let [sent, turn] = [0, 0];
+  const pull = (controller: ReadableStreamDefaultController<Uint8Array>) => {
+    const piece = turn === 0 ? start : filler(turn);
+    turn += 1;
+    sent += piece.length;
+    controller.enqueue(piece);
+  };
+  return { response: new Response(new ReadableStream({ pull })), sent: () => sent };
+}
+
+test.each([
+  ["too many entries", "image.max_layer_entries", 20_000_000],
+  ["no archive", "not a tar archive", 400_000_000],
+])(
+  "a layer of %s is not read to its end, which never comes",
+  async (what, message, most) => {
+    node.store.close();
+    node.store = await openTestStore({ image: { max_layer_entries: 5 } });
+    const pushed = await pushImage(node.registry, "endless-layer:1", {
+      layers: [[{ name: "a", data: "a" }]],
+      compression: "none",
+      alterManifest: (manifest) => {
+        for (const layer of manifest.layers as Array<Record<string, unknown>>) layer.size = 6e10;
+      },
+    });
+    const entries = Array.from({ length: 100 }, (_, n) => ({ name: `f${n}`, data: "x" }));
+    const piece = what === "no archive" ? Buffer.alloc(1 << 20, "no tar ") : tarball(entries);
+    const stream = endless(piece, () => piece);
+    node.proxy.intercept = (_, url) =>
+      url.pathname.endsWith(layerOf(pushed)) ? stream.response : undefined;
+    await expectFailure(throughProxy(pushed), "FailedPrecondition", message);
+    expect(stream.sent()).toBeLessThan(most);
+  },
+  30_000,
+);
+
 test("a broken connection is continued with Range, and the image is whole", async () => {
   const pushed = await push("broken:1", 3_000_000);
   const bytes = await blobBytes(pushed);
@@ -312,6 +361,36 @@ test("an index that names itself is not followed round and round", async () => {
   await expectFailure(`${node.proxy.host}/cycle:1`, "DataLoss", other);
   expect(node.proxy.requests.filter((line) => line.includes("/manifests/"))).toHaveLength(2);
 });
+
+test("indexes that lead to more and more indexes are followed no further than 32 manifests", async () => {
+  const mediaType = "application/vnd.oci.image.index.v1+json";
+  const documents = new Map<string, string>();
+  const index = (manifests: readonly object[]) => {
+    const text = JSON.stringify({ schemaVersion: 2, mediaType, manifests });
+    const digest = sha256(Buffer.from(text));
+    documents.set(digest, text);
+    return { mediaType, digest, size: text.length };
+  };
+  const foreign = { os: "plan9", architecture: "amd64" };
+  const leaf = (n: number) =>
+    index([{ mediaType, digest: sha256(Buffer.from(`${n}`)), size: 1, platform: foreign }]);
+  const wide = (n: number) => index(Array.from({ length: 20 }, (_, m) => leaf(20 * n + m)));
+  const same = wide(0);
+  node.proxy.intercept = (_, url) => {
+    const text = documents.get(url.pathname.split("/").at(-1) ?? "");
+    if (!url.pathname.includes("/manifests/")) return undefined;
+    return new Response(text, { headers: { "Content-Type": mediaType } });
+  };
+  const asked = () => node.proxy.requests.filter((line) => line.includes("/manifests/")).length;
+  const wider = index(Array.from({ length: 20 }, (_, n) => wide(n)));
+  const by = (digest: string) => `${node.proxy.host}/wide@${digest}`;
+  await expectFailure(by(wider.digest), "FailedPrecondition", "more than 32 manifests");
+  expect(asked()).toBe(32);
+  // One that is met again is not asked for again.
+  const twice = index([same, same, index([same])]);
+  await expectFailure(by(twice.digest), "FailedPrecondition", "nothing for");
+  expect(asked()).toBe(32 + 23);
+}, 20_000);
 
 test("a page in the place of a manifest, and a layer of another compression than it says", async () => {
   const pushed = await push("page:1");

@@ -74,6 +74,24 @@ test("a client certificate of certs.d is shown to the registry that wants one", 
   expect((await pull()).repoTags).toHaveLength(1);
 });
 
+test("what holds for an insecure registry and its client certificate holds for no other host", async () => {
+  await start(join(pki, "clients.crt"));
+  const front = startProxy();
+  // An insecure registry (it is on loopback) that sends its callers to a host that is none.
+  front.intercept = (_, url) => Response.redirect(`https://${host()}${url.pathname}`, 307);
+  try {
+    const name = `${front.host}/app:1`;
+    const refused = { code: "Unavailable" };
+    await expect(store.images.pull(name)).rejects.toMatchObject(refused);
+    certsD(front.host, { "ca.crt": "ca.crt", "me.cert": "client.crt", "me.key": "client.key" });
+    await expect(store.images.pull(name)).rejects.toMatchObject(refused);
+    certsD(host(), { "me.cert": "client.crt", "me.key": "client.key" });
+    expect((await store.images.pull(name)).repoTags).toEqual([name]);
+  } finally {
+    await front.stop();
+  }
+}, 20_000);
+
 test("a proxy of the environment is used, but not for this machine and not for NO_PROXY", async () => {
   const plain = await startRegistry();
   const proxy = startProxy(plain.host);
@@ -84,11 +102,12 @@ test("a proxy of the environment is used, but not for this machine and not for N
     process.env.HTTPS_PROXY = `http://127.0.0.1:1`;
     expect((await store.images.pull(name)).id).toBe(id);
     expect(proxy.requests).toEqual([]);
-    store.configure('[[registry]]\nlocation = "elsewhere.invalid"\ninsecure = true');
-    expect((await store.images.pull("elsewhere.invalid/app:1")).id).toBe(id);
+    // An address, on which nobody listens: a look-up of a name would wait for a server of names.
+    store.configure('[[registry]]\nlocation = "0.0.0.0:1"\ninsecure = true');
+    expect((await store.images.pull("0.0.0.0:1/app:1")).id).toBe(id);
     expect(proxy.requests).toContain("GET /v2/app/manifests/1");
-    process.env.NO_PROXY = ".invalid";
-    await expect(store.images.pull("elsewhere.invalid/app:1")).rejects.toMatchObject({
+    process.env.NO_PROXY = "0.0.0.0";
+    await expect(store.images.pull("0.0.0.0:1/app:1")).rejects.toMatchObject({
       code: "Unavailable",
     });
   } finally {
@@ -133,7 +152,7 @@ test("a registry that is asked too much is asked again when it says", async () =
     await proxy.stop();
     await plain.stop();
   }
-});
+}, 20_000);
 
 test.each([
   ["3", 3000],

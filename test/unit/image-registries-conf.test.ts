@@ -70,6 +70,9 @@ test.each([
   ["a.b.wild.com/x/y", ["wildmirror.com/x/y", "a.b.wild.com/x/y"]],
   ["wild.com/x", ["wild.com/x"]],
   ["a.moved.wild.com/x", ["target.com/x"]],
+  ["a.wild.com:5000/x", ["wildmirror.com:5000/x", "a.wild.com:5000/x"]],
+  ["a.moved.wild.com:5000/x:5000", ["target.com:5000/x"]],
+  ["wild.com:5000/x", ["wild.com:5000/x"]],
   ["bydigest.com/x", ["bydigest.com/x"]],
   [`bydigest.com/x@${SHA}`, ["m.com/x", "bydigest.com/x"]],
   ["one.com/repo:tag", ["insecure one.com/repo"]],
@@ -81,6 +84,10 @@ test.each([
 
 test("a blocked registry is refused by name", () => {
   expect(() => sources("bad.com/x")).toThrow("bad.com is blocked in registries.conf");
+  const wild = parseRegistries('[[registry]]\nprefix = "*.bad.com"\nblocked = true', "f").rules;
+  for (const host of ["a.bad.com", "a.bad.com:5000", "a.b.bad.com:443"]) {
+    expect(() => sourcesOf(wild, parseReference(`${host}/x`))).toThrow("blocked");
+  }
 });
 
 test.each([
