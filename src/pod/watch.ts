@@ -22,7 +22,9 @@ export function watchMonitor(core: Core, pod: PodRecord, monitor: Monitor): void
   void monitor.pauseEnded.then(() => {
     if (pod.namespaces.pid === undefined || core.monitors.get(pod.id) !== monitor) return;
     // Nothing can be started in it any more, and only a new pod has a new one.
-    withoutRequest({ podId: pod.id }, () => endPod(core, pod, "its pod's PID namespace ended"));
+    void withoutRequest({ podId: pod.id }, () =>
+      endPod(core, pod, "its pod's PID namespace ended"),
+    );
   });
   void monitor.closed.then(() => {
     if (core.monitors.get(pod.id) !== monitor) return;
