@@ -1,5 +1,6 @@
 import { rmSync } from "node:fs";
 import { CribError } from "../error.ts";
+import { quickenMoves } from "../linux/cgroup-moves.ts";
 import { childEnvironment } from "../linux/command.ts";
 import type { Monitor } from "../monitor/client.ts";
 import type { ExecRequest, ExecResult } from "../monitor/types.ts";
@@ -48,6 +49,7 @@ export function prepareCommand(
   }
   const pod = core.store.pods.get(container.podId);
   const runtime = core.handlers.existing(pod?.handler ?? "");
+  quickenMoves(core.cgroups);
   serial += 1;
   const { bundle } = containerPaths(core, container.id);
   const name = `exec-${process.pid}-${serial}`;

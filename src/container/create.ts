@@ -7,6 +7,7 @@ import type { ContainerConfig } from "../gen/runtime/v1/container_config_pb.ts";
 import { NamespaceMode } from "../gen/runtime/v1/security_pb.ts";
 import type { Image } from "../image/images.ts";
 import { oomFile } from "../linux/cgroup.ts";
+import { quickenMoves } from "../linux/cgroup-moves.ts";
 import { childEnvironment } from "../linux/command.ts";
 import type { Monitor } from "../monitor/client.ts";
 import { withDeadline } from "../monitor/deadline.ts";
@@ -168,6 +169,7 @@ async function build(core: Core, made: Build): Promise<void> {
   if (monitor === undefined) {
     throw new CribError("Unavailable", `pod sandbox ${pod.id} has no monitor; make it anew`);
   }
+  quickenMoves(core.cgroups);
   await verifyImage(core, made);
   operation.stage("root file system");
   const { rootfs } = await core.storage.prepare(record.id, [...record.layers]);

@@ -140,3 +140,29 @@ describe("cgroup v2", () => {
     }
   });
 });
+
+test("who quickens moves stays in the cgroups where it is", async () => {
+  const host = detectCgroups(mountinfo);
+  const path = `${top}/quick`;
+  const script = `
+    import { detectCgroups } from "${import.meta.dir}/../../src/linux/cgroup.ts";
+    import { quickenMoves } from "${import.meta.dir}/../../src/linux/cgroup-moves.ts";
+    await Bun.stdin.text();
+    quickenMoves(detectCgroups());
+    await Bun.sleep(100);
+    console.log(await Bun.file("/proc/self/cgroup").text());`;
+  const child = Bun.spawn([process.execPath, "-e", script], {
+    stdio: ["pipe", "pipe", "inherit"],
+  });
+  createCgroup(host, path);
+  try {
+    addProcess(host, path, child.pid);
+    child.stdin.end();
+    const lines = (await new Response(child.stdout).text()).trim().split("\n");
+    expect(lines.filter((line) => line.endsWith(`:${path}`)).length).toBeGreaterThan(0);
+    expect(await child.exited).toBe(0);
+  } finally {
+    child.kill("SIGKILL");
+    await removeCgroup(host, top);
+  }
+});
