@@ -7,6 +7,7 @@ import { exec } from "../../src/container/exec.ts";
 import { containerPaths } from "../../src/container/paths.ts";
 import type { CommandRequest } from "../../src/container/streams.ts";
 import { ContainerConfig } from "../../src/gen/runtime/v1/container_config_pb.ts";
+import { detectCgroups } from "../../src/linux/cgroup.ts";
 import { dial } from "../../src/pod/dial.ts";
 import { OciRuntime } from "../../src/runtime/oci-runtime.ts";
 import type { StreamingBackend } from "../../src/streaming/channels.ts";
@@ -32,6 +33,7 @@ beforeAll(async () => {
     store: { containers: new Map(), pods: new Map([[POD, { id: POD, phase: "ready" }]]) },
     handlers: { existing: () => runtime },
     monitors: new Map([[POD, pod.monitor]]),
+    cgroups: detectCgroups(),
   } as unknown as Core;
   backend = {
     exec: (request) => exec(core, request),
