@@ -1,6 +1,6 @@
 import { messageOf } from "../error.ts";
 import { NamespaceMode } from "../gen/runtime/v1/security_pb.ts";
-import { killAll } from "../linux/cgroup.ts";
+import { killAll, processes } from "../linux/cgroup.ts";
 import { readExitRecords } from "../monitor/exits.ts";
 import type { ContainerExit } from "../monitor/types.ts";
 import { log, withoutRequest } from "../observe/log.ts";
@@ -121,15 +121,18 @@ const KILLED = 137;
 /** What containerd says of an end that nobody saw. */
 const UNKNOWN = 255;
 
+/** Containers that were alive when Crib was about to kill them. */
+const doomed = new WeakSet<ContainerRecord>();
+
+/** To be called before a container is killed: should nobody see its end, this was its cause. */
+export function noteKill(core: Core, container: ContainerRecord): void {
+  if (processes(core.cgroups, container.cgroup).includes(container.pid)) doomed.add(container);
+}
+
 /** An end of which neither the monitor nor its record tells. */
-function unwitnessed(
-  core: Core,
-  container: ContainerRecord,
-  found: ReadonlySet<number>,
-  why: string,
-): Ending {
+function unwitnessed(core: Core, container: ContainerRecord, why: string): Ending {
   const killed = { exitCode: KILLED, finishedAtNs: nowNs(), reason: "Error" };
-  if (found.has(container.pid)) return { ...killed, message: `killed by Crib: ${why}` };
+  if (doomed.has(container)) return { ...killed, message: `killed by Crib: ${why}` };
   const options = container.config.linux?.securityContext?.namespaceOptions;
   const pidMode = options?.pid ?? NamespaceMode.POD;
   const namespaces = core.store.pods.get(container.podId)?.namespaces;
@@ -156,13 +159,14 @@ export async function settle(
   { killMs = KILL_DEADLINE_MS, reportMs = REPORT_MS } = {},
 ): Promise<void> {
   const reported = reportMs > 0 ? core.exits.wait(container.id, killMs + reportMs) : undefined;
-  const found = await killAll(core.cgroups, container.cgroup, killMs);
+  noteKill(core, container);
+  await killAll(core.cgroups, container.cgroup, killMs);
   if (container.phase === "exited") return;
   if (reported !== undefined) await Promise.race([reported, Bun.sleep(reportMs)]);
   if (container.phase !== "running" && container.phase !== "created") return;
   const records = await readExitRecords(podPaths(core, container.podId).directory).catch(() => []);
   const record = records.find(({ id }) => id === container.id);
-  finish(core, container, record ? endingOf(record) : unwitnessed(core, container, found, why));
+  finish(core, container, record ? endingOf(record) : unwitnessed(core, container, why));
 }
 
 /** Containers whose end could not be written to the database. */

@@ -4,7 +4,7 @@ import { log } from "../observe/log.ts";
 import { findContainer } from "../state/find.ts";
 import type { ContainerRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
-import { settle } from "./exit.ts";
+import { noteKill, settle } from "./exit.ts";
 
 /** How often a process that was asked to end is looked at: has it become able to hear? */
 const LOOK_AGAIN_MS = 100;
@@ -70,6 +70,7 @@ async function terminate(core: Core, container: ContainerRecord, stop: Stop): Pr
 
 async function kill(core: Core, container: ContainerRecord): Promise<void> {
   if (!hasNotEnded(container)) return;
+  noteKill(core, container);
   await send(core, container, SIGKILL);
   const killMs = core.config.container.kill_timeout_seconds * 1000;
   await settle(core, container, "its monitor does not answer", { killMs });

@@ -222,18 +222,11 @@ function killOnce(host: CgroupHost, path: string): void {
  * SIGKILLs everything in the cgroup and its children, and waits until they are gone. A missing cgroup
  * is empty. Throws `DeadlineExceeded` with the pids left after `deadlineMs` milliseconds, and
  * `FailedPrecondition` when the calling process is itself in there.
- *
- * @returns the pids that were there.
  */
-export async function killAll(
-  host: CgroupHost,
-  path: string,
-  deadlineMs: number,
-): Promise<ReadonlySet<number>> {
+export async function killAll(host: CgroupHost, path: string, deadlineMs: number): Promise<void> {
   const checked = ownPath(path);
   const end = performance.now() + deadlineMs;
-  const found = scan(host, checked);
-  let left: ReadonlySet<number> = found;
+  let left = scan(host, checked);
   for (let pauseMs = 1; left.size > 0; pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS)) {
     if (left.has(process.pid)) {
       throw new CribError("FailedPrecondition", `cgroup ${checked}: holds this daemon itself`);
@@ -248,7 +241,6 @@ export async function killAll(
     await sleep(pauseMs);
     left = scan(host, checked);
   }
-  return found;
 }
 
 async function removeTree(directory: string, end: number): Promise<void> {

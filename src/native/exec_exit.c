@@ -134,7 +134,7 @@ static void expire(struct exec *exec, struct doomed *doomed) {
 void exec_expire(struct exec *exec) {
   struct doomed doomed = {.count = 0};
   expire(exec, &doomed);
-  kill_families(doomed.pids, doomed.count);
+  if (doomed.count > 0) kill_families(doomed.pids, doomed.count);
 }
 
 void execs_tick(uint64_t now, uint64_t *next) {
@@ -152,7 +152,7 @@ void execs_tick(uint64_t now, uint64_t *next) {
     if (exec->timeout > 0 && exec->timeout < *next) *next = exec->timeout;
     if (exec->drain_until > 0 && exec->drain_until < *next) *next = exec->drain_until;
   }
-  kill_families(doomed.pids, doomed.count);
+  if (doomed.count > 0) kill_families(doomed.pids, doomed.count);
 }
 
 void execs_abandon(void) {
@@ -166,5 +166,5 @@ void execs_abandon(void) {
     doom(&doomed, exec);
     reply(exec);
   }
-  kill_families(doomed.pids, doomed.count);
+  if (doomed.count > 0) kill_families(doomed.pids, doomed.count);
 }

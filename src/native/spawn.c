@@ -77,7 +77,8 @@ pid_t spawn(const struct process *process, char *error, size_t size) {
     close(report[0]);
     return 0;
   }
-  /* EOF when execve closed the other end: microseconds. */
+  /* EOF when execve closed the other end: microseconds. An OCI runtime on storage that does not answer
+   * would hold up the monitor here; they are on the node's own disk, as Crib is. */
   ssize_t length = read(report[0], error, size - 1);
   close(report[0]);
   if (length <= 0) return pid;
@@ -158,7 +159,6 @@ static void kill_relatives(int proc, struct families families) {
 }
 
 void kill_families(const pid_t *pids, size_t count) {
-  if (count == 0) return;
   int proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   /* Stopped, it starts nothing behind the search's back. It stops a moment later than it is told:
    * what it started in that moment the second search finds. */

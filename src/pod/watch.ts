@@ -1,4 +1,5 @@
 import { existsSync } from "node:fs";
+import { join } from "node:path";
 import type { Core } from "../container/core.ts";
 import { endingOf, finish, finishSoon, releaseLater } from "../container/exit.ts";
 import { podPaths } from "../container/paths.ts";
@@ -52,7 +53,7 @@ export function adoptPod(core: Core, pod: PodRecord): Promise<void> {
     if (core.monitors.has(pod.id) || !core.store.pods.has(pod.id)) return;
     const monitor = await connectMonitor(core, pod);
     if (monitor === undefined) {
-      void endPod(core, pod, "its pod's monitor died");
+      void endPod(core, pod, whyGone(core, pod));
       return;
     }
     watchMonitor(core, pod, monitor);
@@ -60,8 +61,16 @@ export function adoptPod(core: Core, pod: PodRecord): Promise<void> {
   });
 }
 
+/** A monitor that lost its socket may live, but nobody can ever speak to it again. */
+function whyGone(core: Core, pod: PodRecord): string {
+  const socket = join(podPaths(core, pod.id).directory, "monitor.sock");
+  return existsSync(socket)
+    ? "its pod's monitor died"
+    : "the socket of its pod's monitor was removed";
+}
+
 /**
- * The pod's monitor; undefined when it is dead.
+ * The pod's monitor; undefined when it is dead, or has lost its socket.
  *
  * @throws CribError when it lives, or may live, and does not answer.
  */

@@ -1,5 +1,6 @@
 /** What a monitor does when its daemon goes, comes back, or misbehaves. Needs root. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
+import { spawnSync } from "node:child_process";
 import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { connect } from "node:net";
 import { adoptMonitor } from "../../src/monitor/adopt.ts";
@@ -180,6 +181,24 @@ test("a daemon that does not read gets everything in the end, and stops no log",
   await adopt();
   await pod.monitor.kill(id, 9);
   await pod.exited(id);
+});
+
+test("a monitor without a free descriptor turns connections away, and is not kept busy by them", async () => {
+  const { pid } = pod.monitor;
+  const limit = (files: string) => spawnSync("prlimit", ["--pid", `${pid}`, `--nofile=${files}`]);
+  const before = /Max open files +(\d+) +(\d+)/.exec(readFileSync(`/proc/${pid}/limits`, "utf8"));
+  expect(limit(`${readdirSync(`/proc/${pid}/fd`).length}:`).status).toBe(0);
+  const cpuNs = () => Number(readFileSync(`/proc/${pid}/schedstat`, "utf8").split(" ")[0]);
+  const socket = connect({ path: `${pod.directory}/monitor.sock` });
+  socket.on("error", () => undefined);
+  await new Promise((resolve) => socket.once("close", resolve));
+  const used = cpuNs();
+  await Bun.sleep(500);
+  expect(cpuNs() - used).toBeLessThan(100_000_000);
+  expect(await pod.monitor.list()).toBeArray();
+  expect(limit(`${before?.[1]}:${before?.[2]}`).status).toBe(0);
+  await adopt();
+  expect(pod.monitor.pid).toBe(pid);
 });
 
 test("what a listener throws does not cost the connection", async () => {

@@ -1,5 +1,6 @@
 /** Connections into a pod's network namespace, through a real monitor. Needs root. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
+import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import { buildMonitor, eventually, read, TestPod } from "./monitor-harness.ts";
@@ -72,6 +73,17 @@ test("a port that nobody listens on is refused, with both addresses", async () =
   expect(await failure(1)).toBe(
     "FailedPrecondition: pod monitor: dial: 127.0.0.1:1, [::1]:1: Connection refused",
   );
+});
+
+test("a port that does not answer is given up at the deadline", async () => {
+  const netns = `--net=${pod.path("net.ns")}`;
+  const rule = ["-A", "INPUT", "-p", "tcp", "--dport", "72", "-j", "DROP"];
+  expect(spawnSync("nsenter", [netns, "iptables", ...rule]).status).toBe(0);
+  const error = await pod.monitor.dial(72, 300).catch((reason: unknown) => reason);
+  expect(error).toMatchObject({
+    code: "DeadlineExceeded",
+    message: expect.stringContaining("127.0.0.1:72, [::1]:72: no answer in time"),
+  });
 });
 
 test("the host's ports are not the pod's, unless the pod has the host's network", async () => {

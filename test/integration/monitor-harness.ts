@@ -35,8 +35,10 @@ export const SANITIZER_REPORTS = join(tmpdir(), "crib-sanitizer-reports");
 const ROOT = join(import.meta.dir, "../..");
 /** The build script's. */
 const PRODUCT_FLAGS = [
-  ..."-std=c17 -Os -static -s -Wall -Wextra -Werror -Wshadow".split(" "),
+  ..."-std=c17 -Oz -static -s -Wall -Wextra -Werror -Wshadow".split(" "),
   ..."-fstack-protector-strong -fno-asynchronous-unwind-tables".split(" "),
+  ..."-ffunction-sections -fdata-sections -Wl,--gc-sections".split(" "),
+  ..."-Wl,--sort-section=alignment -Wl,-z,norelro".split(" "),
 ];
 const SANITIZER_FLAGS = [
   ..."-std=c17 -g -O1 -Wall -Wextra -Werror".split(" "),
@@ -52,9 +54,12 @@ export function buildMonitor(): string {
   const sanitized = process.env.CRIB_TEST_SANITIZED === "1";
   if (!sanitized) return compileMonitor("musl-gcc", PRODUCT_FLAGS, files);
   mkdirSync(SANITIZER_REPORTS, { recursive: true });
-  // A monitor has no environment, and nothing on a heap that could leak.
+  // A monitor has no environment, and nothing on a heap that could leak. Handlers of signals would make
+  // those that the kernel drops deadly.
   const options = join(tmpdir(), "sanitizer-options.c");
-  const text = `"detect_leaks=0:log_path=${SANITIZER_REPORTS}/report"`;
+  const handlers = ["segv", "sigbus", "sigfpe", "sigill", "sigtrap", "abort"];
+  const unhandled = handlers.map((name) => `handle_${name}=0`).join(":");
+  const text = `"detect_leaks=0:${unhandled}:log_path=${SANITIZER_REPORTS}/report"`;
   const source = ["asan", "ubsan"]
     .map((name) => `const char *__${name}_default_options(void) { return ${text}; }\n`)
     .join("");

@@ -1,7 +1,14 @@
 /** The CRI logs that a monitor writes for real containers. Needs root. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
-import { mkdirSync, readdirSync, readFileSync, readlinkSync, renameSync } from "node:fs";
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  writeFileSync,
+} from "node:fs";
 import { buildMonitor, eventually, parseLog, TestPod } from "./monitor-harness.ts";
 
 let pod: TestPod;
@@ -88,6 +95,68 @@ test("reopening under load loses nothing and tears no line", async () => {
   expect(numbers.length).toBe(count);
   expect(numbers.every((number, i) => number === i + 1)).toBe(true);
 });
+
+/**
+ * Numbers on both streams, some in lines of several pieces, until there is the file $0. A signal would
+ * interrupt what it is just writing.
+ */
+const COUNTING = [
+  "i=0",
+  "while [ ! -e $0 ]; do",
+  "if [ $((i % 40)) = 0 ]; then printf '%040000d\\n' $i; else echo $i; fi",
+  "[ $((i % 3)) = 0 ] && echo $i >&2",
+  "i=$((i+1))",
+  "done",
+].join("\n");
+
+/** The numbers of a stream's lines, which are put together from their pieces. */
+function numbersOf(text: string, of: string): number[] {
+  let line = "";
+  const numbers: number[] = [];
+  for (const { stream, tag, content } of parseLog(text)) {
+    if (stream !== of) continue;
+    line += content;
+    if (tag === "P") continue;
+    const number = Number(line);
+    expect(line.trimEnd().length).toBe(line.length > 10 ? 40_000 : `${number}`.length);
+    numbers.push(number);
+    line = "";
+  }
+  expect(line).toBe("");
+  return numbers;
+}
+
+test.each([false, true])(
+  "a hundred rotations under load lose, double and tear nothing (tty: %p)",
+  async (tty) => {
+    const stop = `/tmp/stop-${tty}`;
+    const id = await pod.run({ args: ["sh", "-c", COUNTING, stop], tty });
+    const parts: string[] = [];
+    await eventually("its first lines", () => pod.log(id).length > 100_000);
+    for (let rotation = 0; rotation < 100; rotation++) {
+      const part = pod.path(`${id}.log.${rotation}`);
+      renameSync(pod.logPath(id), part);
+      parts.push(part);
+      await pod.monitor.reopenLog(id);
+      await eventually("more", () => pod.log(id).length > 20_000);
+    }
+    writeFileSync(pod.path(`rootfs${stop}`), "");
+    await pod.exited(id);
+    const text = [...parts, pod.logPath(id)].map((part) => readFileSync(part, "utf8")).join("");
+    const out = numbersOf(text, "stdout");
+    if (!tty) {
+      expect(out).toEqual(out.map((_, index) => index));
+      const err = numbersOf(text, "stderr");
+      expect(err).toEqual(err.map((_, index) => index * 3));
+      expect(err.length).toBe(Math.ceil(out.length / 3));
+      return;
+    }
+    // A terminal has one stream: each third number comes twice.
+    const numbers = Array.from({ length: (out.at(-1) ?? 0) + 1 }, (_, index) => index);
+    expect(out).toEqual(numbers.flatMap((n) => (n % 3 === 0 ? [n, n] : [n])));
+  },
+  60_000,
+);
 
 test("the log of a container that closed its output can be rotated too", async () => {
   const id = await pod.run({ args: ["sh", "-c", "echo x; exec sleep 1000 >/tmp/o 2>/tmp/e"] });

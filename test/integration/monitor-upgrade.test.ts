@@ -95,8 +95,7 @@ withHistory(
     renameSync(counting.logPath, `${counting.logPath}.1`);
     await node.runtime.reopenContainerLog({ containerId: counting.id });
     await until("the log goes on in another file", () => counting.log().length > 0);
-    const attaching = node.runtime.attach({ containerId: counting.id, stdout: true });
-    expect(await refusal(attaching)).toMatchObject({
+    expect(await refusal(node.create(pod, { tty: true }))).toMatchObject({
       code: "Unimplemented",
       message: expect.stringContaining("make the pod anew"),
     });

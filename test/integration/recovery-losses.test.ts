@@ -116,6 +116,17 @@ test("an exit that only the record of a dead monitor tells of is the true one", 
   });
 });
 
+test("a pod whose monitor has lost its socket ends, and the monitor with it", async () => {
+  const pod = await node.pod();
+  const container = await node.run(pod);
+  const monitor = await monitorOf(pod);
+  await node.kill();
+  rmSync(join(node.directory, "state/pods", pod.id, "monitor.sock"));
+  await node.start();
+  expect(await node.exited(container)).toMatchObject({ exitCode: 137, reason: "Error" });
+  await until("the monitor is gone", () => !existsSync(`/proc/${monitor}/exe`));
+});
+
 test("an exit that nobody saw is unknown, not said to be a kill", async () => {
   const pod = await node.pod();
   const command = ["sh", "-c", "trap 'exit 9' TERM; echo on; while :; do sleep 0.05; done"];
