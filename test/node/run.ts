@@ -2,7 +2,7 @@
  * `npm run test:node [-- OPTIONS] [NAME...]`: Crib on a real node. Boots a Debian with systemd and
  * cgroup v2 under qemu and runs the test files of this directory in it.
  *
- *   NAME...        only files whose name holds one of these; "all" is all; default: what CI runs
+ *   NAME...        only these files, or those whose name holds one; "all" is all; default: what CI runs
  *   -t RE          only cases whose name matches
  *   --machines N   that many machines side by side (default 1)
  *   --list         print the files, a line a machine, and stop

@@ -25,12 +25,14 @@ const minutes: Record<string, number> = {
 /** What only "all" or a file's own name runs: long and covered in part by another file, or no test. */
 const onRequest = /^critest-(crun|runc)|^measure-|-runc$/;
 
-/** Names of test files that `words` mean: none is what CI runs, "all" is all, else parts of names. */
+/** Names of test files that `words` mean: none is what CI runs, "all" is all, else names or parts of them. */
 export function chooseFiles(all: readonly string[], words: readonly string[]): string[] {
   const sorted = [...all].sort();
   if (words.length === 0) return sorted.filter((file) => !onRequest.test(file));
   if (words.includes("all")) return sorted;
-  return sorted.filter((file) => words.some((word) => file.includes(word)));
+  const means = (word: string, file: string) =>
+    sorted.includes(word) ? file === word : file.includes(word);
+  return sorted.filter((file) => words.some((word) => means(word, file)));
 }
 
 /** Shares files out to at most `machines` lists of about the same length, each in order of names. */
