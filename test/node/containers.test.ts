@@ -1,6 +1,7 @@
 /** Pods and containers with each OCI runtime and each cgroup driver on cgroup v2. */
 import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { callsOfSystemd } from "./bus.ts";
 import {
   cgroupOf,
   create,
@@ -115,6 +116,17 @@ for (const { handler, driver } of combinations) {
       });
       expect([exitCode, Buffer.from(stderr).toString()]).toEqual([7, "no\n"]);
     });
+
+    if (driver === "systemd") {
+      test("ten execs ask systemd for nothing; a new container does", async () => {
+        const tenTimes = async () => {
+          for (let round = 0; round < 10; round += 1) await exec(crib, container, "true");
+        };
+        expect(await callsOfSystemd(tenTimes)).toEqual([]);
+        const calls = await callsOfSystemd(() => run(crib, pod));
+        expect(calls).toContain("StartTransientUnit");
+      });
+    }
 
     test("AppArmor's default profile confines it, also when somebody has unloaded that", async () => {
       const show = "cat /proc/self/attr/current";

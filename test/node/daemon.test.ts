@@ -50,6 +50,44 @@ test("systemctl reload leaves the daemon and pods alone", async () => {
   expect(crib.pid()).toBe(pid);
 });
 
+test("systemctl reload applies the log level", async () => {
+  const dropIn = "/etc/crib/crib.d/zz-reload.toml";
+  const journal = () => sh("journalctl", "-b", "-u", "crib", "-o", "cat").split("\n");
+  const reloads = () =>
+    journal().flatMap((it, at) => (it.includes('"applied":["log.level"]') ? [at] : []));
+  const reload = async () => {
+    const count = reloads().length;
+    sh("systemctl", "reload", "crib");
+    await until("the reload", () => reloads().length > count);
+    await crib.runtime.version({});
+  };
+  writeFileSync(dropIn, '[log]\nlevel = "info"\n');
+  await reload();
+  rmSync(dropIn);
+  await reload();
+  const [quiet, loud] = reloads().slice(-2);
+  // A line for each answer is of level debug.
+  const isAnswer = (line: string) => line.includes('"rpc":"Version"');
+  expect(journal().slice(quiet, loud).filter(isAnswer)).toEqual([]);
+  await until("a line of the answer", () => journal().slice(loud).some(isAnswer));
+});
+
+test("the unit's limits are those that containers inherit, and the daemon is not the OOM killer's first", () => {
+  const names = ["LimitNOFILE", "LimitNPROC", "LimitCORE", "TasksMax", "OOMScoreAdjust"];
+  const shown = sh("systemctl", "show", "crib", ...names.map((it) => `--property=${it}`));
+  expect(shown.trim().split("\n").sort()).toEqual([
+    "LimitCORE=infinity",
+    "LimitNOFILE=1048576",
+    "LimitNPROC=infinity",
+    "OOMScoreAdjust=-999",
+    "TasksMax=infinity",
+  ]);
+  const limits = readFileSync(`/proc/${crib.pid()}/limits`, "utf8");
+  expect(limits).toMatch(/^Max open files +1048576 +1048576/m);
+  expect(limits).toMatch(/^Max processes +unlimited +unlimited/m);
+  expect(readFileSync(`/proc/${crib.pid()}/oom_score_adj`, "utf8").trim()).toBe("-999");
+});
+
 test("systemctl restart leaves pods alone", async () => {
   const { startedAt } = await statusOf(crib, container);
   await crib.restart();

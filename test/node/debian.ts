@@ -42,9 +42,10 @@ export interface Debian {
   initrd: string;
 }
 
-/** Makes the disk, once for each content of this file and of the unit in it (a minute). */
+/** Makes the disk, once for each content of the files that make it and of the unit in it (a minute). */
 export function buildDebian(): Debian {
-  const directory = join(cache, "node", `debian-${hashOf([import.meta.path, unit])}`);
+  const hash = hashOf([import.meta.path, join(import.meta.dir, "disk.ts"), unit]);
+  const directory = join(cache, "node", `debian-${hash}`);
   if (!existsSync(directory)) {
     const staging = `${directory}.${process.pid}`;
     mkdirSync(staging, { recursive: true });

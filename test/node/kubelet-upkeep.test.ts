@@ -4,6 +4,7 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { Kubelet, shell, stay } from "./kubelet.ts";
+import { expectMetrics } from "./metrics.ts";
 import { busybox, cleaned, nginx, until } from "./node.ts";
 
 let kubelet: Kubelet;
@@ -37,55 +38,23 @@ function wholeLog(name: string): string[] {
     });
 }
 
-test("the summary shows the pod's CPU, memory and network", async () => {
-  kubelet.apply("busy", `i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done; ${stay}`);
+test("the kubelet's metrics show a pod by its names, also after a kill -9 and a restart of Crib", async () => {
+  const work = "i=0; while [ $i -lt 3000 ]; do i=$((i+1)); done";
+  kubelet.apply("busy", `dd if=/dev/zero of=/big bs=1M count=5; ${work}; ${stay}`);
   await kubelet.ready("busy");
-  interface Summary {
-    pods: Array<{
-      podRef: { name: string };
-      cpu?: { usageCoreNanoSeconds?: number };
-      memory?: { workingSetBytes?: number };
-      network?: { interfaces?: Array<{ name: string; rxBytes?: number }> };
-      containers: Array<{ name: string; cpu?: object; memory?: { workingSetBytes?: number } }>;
-    }>;
-  }
-  const pod = await until("figures of the pod", async () => {
-    const summary = JSON.parse((await kubelet.get("/stats/summary")) ?? "{}") as Partial<Summary>;
-    const found = summary.pods?.find((it) => it.podRef.name === "busy-node");
-    return found?.containers[0]?.memory?.workingSetBytes !== undefined &&
-      found.network !== undefined
-      ? found
-      : undefined;
-  });
-  expect(pod.cpu?.usageCoreNanoSeconds).toBeGreaterThan(0);
-  expect(pod.memory?.workingSetBytes).toBeGreaterThan(0);
-  expect(pod.containers.map((it) => it.name)).toEqual(["main"]);
-  expect(pod.network?.interfaces?.map((it) => it.name)).toEqual(["eth0"]);
-});
-
-test("cAdvisor's metrics carry the names of pod, namespace and container", async () => {
-  const line = (metric: string, container: string) =>
-    until(`${metric} of the pod`, async () =>
-      (await kubelet.get("/metrics/cadvisor"))
-        ?.split("\n")
-        .find(
-          (it) =>
-            it.startsWith(`${metric}{`) &&
-            it.includes('namespace="default"') &&
-            it.includes('pod="busy-node"') &&
-            it.includes(`container="${container}"`),
-        ),
-    );
-  await line("container_cpu_usage_seconds_total", "main");
-  await line("container_memory_working_set_bytes", "main");
-  const network = await until("the pod's network", async () =>
-    (await kubelet.get("/metrics/cadvisor"))
-      ?.split("\n")
-      .find((it) => /^container_network_receive_bytes_total\{.*pod="busy-node"/.test(it)),
-  );
-  expect(network).toContain('interface="eth0"');
+  const expected = { name: "busy", image: busybox, writtenBytes: 5 << 20 };
+  await expectMetrics(kubelet, expected);
+  await kubelet.crib.kill();
+  await expectMetrics(kubelet, expected);
+  await kubelet.crib.restart();
+  await expectMetrics(kubelet, expected);
+  // One that comes after: cAdvisor asks for Crib only once, when the kubelet starts.
+  kubelet.apply("later", `dd if=/dev/zero of=/big bs=1M count=2; ${work}; ${stay}`);
+  await kubelet.ready("later");
+  await expectMetrics(kubelet, { name: "later", image: busybox, writtenBytes: 2 << 20 });
+  await kubelet.remove("later");
   await kubelet.remove("busy");
-});
+}, 900_000);
 
 test("a log that the kubelet rotates loses and doubles no line", async () => {
   kubelet.apply("chatty", {

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { busybox, Crib, type Settings, sh, socket, until } from "./node.ts";
 
 const manifests = "/etc/kubernetes/manifests";
-const address = "https://127.0.0.1:10250";
+export const kubeletAddress = "https://127.0.0.1:10250";
 
 const configuration = {
   apiVersion: "kubelet.config.k8s.io/v1beta1",
@@ -120,7 +120,7 @@ export class Kubelet {
   /** The text of an answer; undefined when there is none or it is an error. */
   async get(path: string): Promise<string | undefined> {
     try {
-      const answer = await fetch(address + path, { tls: { rejectUnauthorized: false } });
+      const answer = await fetch(kubeletAddress + path, { tls: { rejectUnauthorized: false } });
       return answer.ok ? await answer.text() : undefined;
     } catch {
       return undefined; // not up

@@ -36,6 +36,8 @@ export async function bundleCases(names: string[], directory: string): Promise<v
   const result = await Bun.build({
     entrypoints: names.map((name) => join(import.meta.dir, `${name}.test.ts`)),
     outdir: directory,
+    // By itself it makes folders, when one of them imports another.
+    naming: "[name].[ext]",
     target: "bun",
     sourcemap: "inline",
   });

@@ -3,7 +3,8 @@
 import { expect, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
 import { Kubelet } from "./kubelet.ts";
-import { cribMounts, entries, leases, podCgroups, sh } from "./node.ts";
+import { expectMetrics } from "./metrics.ts";
+import { busybox, cribMounts, entries, leases, podCgroups, sh } from "./node.ts";
 
 /** Static pods that run over all reboots. */
 export const pods = ["one", "two", "web"];
@@ -66,6 +67,10 @@ export function declareAfterBoot({ pulled = [] }: { pulled?: string[] } = {}): v
     const now = await look(kubelet);
     const ids = podCgroups().map((it) => it.replace(/^.*crio-/, "").replace(/\.scope$/, ""));
     expect(ids.sort()).toEqual([...now.sandboxes, ...now.containers].sort());
+  });
+
+  test("the kubelet's metrics show the pods of now", async () => {
+    await expectMetrics(kubelet, { name: "one", image: busybox, writtenBytes: 0 });
   });
 
   test("directories and mounts are of the pods and containers of now", async () => {

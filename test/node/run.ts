@@ -2,7 +2,7 @@
  * `npm run test:node [-- OPTIONS] [NAME...]`: Crib on a real node. Boots a Debian with systemd and
  * cgroup v2 under qemu and runs the test files of this directory in it.
  *
- *   NAME...        only files whose name holds one of these; "all" is all; default: what CI runs
+ *   NAME...        only these files, or those whose name holds one; "all" is all; default: what CI runs
  *   -t RE          only cases whose name matches
  *   --machines N   that many machines side by side (default 1)
  *   --list         print the files, a line a machine, and stop
@@ -27,6 +27,7 @@ import { parseArgs } from "node:util";
 import { buildPrograms, cache, output, repository } from "../conformance/programs.ts";
 import { registriesConf } from "../conformance/registry.ts";
 import { add, type Counts, exitStatus, judge, readJunit, summaryLine } from "../runner/result.ts";
+import { buildStreamingPrograms } from "../streaming/programs.ts";
 import { buildDebian, type Debian } from "./debian.ts";
 import { makeDisk, readDirectory } from "./disk.ts";
 import { runMachine } from "./machine.ts";
@@ -75,6 +76,8 @@ async function makeContent(content: string): Promise<void> {
   const programs = await timed("critest", buildPrograms);
   copyFileSync(programs.crictl, join(content, "bin/crictl"));
   copyFileSync(programs.critest, join(content, "bin/critest"));
+  const { client } = await timed("streaming client", buildStreamingPrograms);
+  copyFileSync(client, join(content, "bin/streaming-client"));
   cpSync(join(import.meta.dir, "guest"), join(content, "guest"), { recursive: true });
   writeFileSync(join(content, "guest/registries.conf"), registriesConf());
   const registry = ["bash", "test/isolate.sh", process.execPath, "test/node/registry.ts"];

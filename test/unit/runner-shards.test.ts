@@ -11,7 +11,7 @@ const all = [
   "measure-scopes",
 ];
 
-test("no word is what CI runs, all is all, others are parts of names", () => {
+test("no word is what CI runs, all is all, others are names or parts of them", () => {
   expect(chooseFiles(all, [])).toEqual([
     "containers",
     "critest-kernel",
@@ -21,6 +21,9 @@ test("no word is what CI runs, all is all, others are parts of names", () => {
   expect(chooseFiles(all, ["all"])).toEqual([...all].sort());
   expect(chooseFiles(all, ["critest-c", "2"])).toEqual(["critest-crun-systemd", "reboot-2-x"]);
   expect(chooseFiles(all, ["nothing"])).toEqual([]);
+  const pods = ["kubelet-pods", "kubelet-pods-runc"];
+  expect(chooseFiles(pods, ["kubelet-pods"])).toEqual(["kubelet-pods"]);
+  expect(chooseFiles(pods, ["pods"])).toEqual(pods);
 });
 
 test("files are shared out evenly; what reboots the machine stays together and in order", () => {
