@@ -137,18 +137,31 @@ void exec_expire(struct exec *exec) {
   if (doomed.count > 0) kill_families(doomed.pids, doomed.count);
 }
 
+/* What a pipe holds is read by so many calls. */
+enum { PIPE_READS = 3 };
+
+/* Whoever still holds its output is not waited for any longer. But what was written in time is passed on:
+ * the loop may have been too busy to come to it. */
+static void stop_draining(struct exec *exec, uint64_t now) {
+  unsigned index = exec_index(exec);
+  if (exec->wants != 0)
+    streams_pump(index);
+  else
+    for (unsigned move = 0; move < 2 * PIPE_READS; move++) exec_stream_ready(index, move % 2);
+  if (!exec->used) return; /* that was all of it */
+  /* Time in which the daemon or a client did not read does not count. */
+  bool waits = exec->paused || (exec->wants != 0 && streams_stalled(index));
+  exec->drain_until = waits ? now + exec->drain_ms + 100 : 0;
+  if (!waits) reply(exec);
+}
+
 void execs_tick(uint64_t now, uint64_t *next) {
   struct doomed doomed;
   doomed.count = 0;
   for (struct exec *exec = execs; exec < execs_end; exec++) {
     if (!exec->used) continue;
     if (exec->timeout > 0 && exec->timeout <= now) expire(exec, &doomed);
-    if (exec->drain_until > 0 && exec->drain_until <= now) {
-      /* Time in which the daemon or a client did not read does not count. */
-      bool waits = exec->paused || (exec->wants != 0 && streams_stalled(exec_index(exec)));
-      exec->drain_until = waits ? now + exec->drain_ms + 100 : 0;
-      if (!waits) reply(exec);
-    }
+    if (exec->drain_until > 0 && exec->drain_until <= now) stop_draining(exec, now);
     if (exec->timeout > 0 && exec->timeout < *next) *next = exec->timeout;
     if (exec->drain_until > 0 && exec->drain_until < *next) *next = exec->drain_until;
   }

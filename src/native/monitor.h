@@ -134,6 +134,7 @@ struct stream *stream_claim(uint32_t number);
 void stream_ready(unsigned index);
 void streams_turn(void); /* moves what there was too much of for one turn */
 void streams_tick(uint64_t now, uint64_t *next);
+void streams_pump(unsigned exec);    /* moves what is there, in both directions */
 bool streams_stalled(unsigned exec); /* a client does not read the output that is there */
 void streams_finish(unsigned exec);  /* those of an exec that is over */
 void streams_abandon(void);          /* the control connection is gone */

@@ -238,6 +238,11 @@ static bool of_exec(const struct stream *it, unsigned exec) {
   return (it->role == STREAM_EXEC || it->role == STREAM_RESERVED) && it->owner == exec;
 }
 
+void streams_pump(unsigned exec) {
+  for (EACH_STREAM(it))
+    if (it->role == STREAM_EXEC && it->owner == exec) pump(it);
+}
+
 bool streams_stalled(unsigned exec) {
   for (EACH_STREAM(it))
     if (of_exec(it, exec) && it->source >= 0 && !relay_gone(it->fd) && !relay_has_room(it->fd))

@@ -1,7 +1,7 @@
 /** Exec through a real monitor and runc. Needs root. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
-import { buildMonitor, eventually, TestPod } from "./monitor-harness.ts";
+import { buildMonitor, eventually, read, TestPod } from "./monitor-harness.ts";
 
 let pod: TestPod;
 let id: string;
@@ -87,6 +87,22 @@ test("a timeout while the runtime still works ends it", async () => {
   expect(result).toMatchObject({ timedOut: true, runtimeFailed: false });
 });
 
+test("output that was written before the end is not lost, however short the drain", async () => {
+  const script = ["sh", "-c", "echo out; echo err >&2"];
+  const framed = Array.from({ length: 40 }, () => pod.exec(id, script, { drainMs: 0 }));
+  for (const { stdout, stderr } of await Promise.all(framed)) {
+    expect([stdout, stderr]).toEqual(["out\n", "err\n"]);
+  }
+  const wants = { stdout: true, stderr: true };
+  const live = Array.from({ length: 40 }, async () => {
+    const { io, stderr, ended, close } = await pod.execLive(id, script, wants, { drainMs: 0 });
+    const texts = await Promise.all([read(io), read(stderr), ended]);
+    close();
+    return texts.slice(0, 2);
+  });
+  for (const texts of await Promise.all(live)) expect(texts).toEqual(["out\n", "err\n"]);
+}, 60_000);
+
 test("a background child that keeps stdout does not hold the reply", async () => {
   const result = await pod.exec(id, ["sh", "-c", "sleep 30 & echo done"], { drainMs: 200 });
   expect(result).toMatchObject({ exitCode: 0, stdout: "done\n", timedOut: false });
@@ -167,4 +183,4 @@ test("200 execs leave no descriptor, no child and no memory behind", async () =>
   await Bun.sleep(2500);
   expect(descriptors()).toBe(before.descriptors);
   expect(memory() - before.memory).toBeLessThan(32);
-});
+}, 60_000);
