@@ -1,8 +1,8 @@
 /** `crib check` on a node that lacks something: it fails, or warns, with a remedy that works. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readFileSync, writeFileSync } from "node:fs";
-import { Code, ConnectError } from "@connectrpc/connect";
 import * as v from "valibot";
+import { CribError } from "../../src/error.ts";
 import { create, exec, kubeletParent, run, runPod } from "./cri.ts";
 import { busybox, Crib, cleaned, leftovers, sh } from "./node.ts";
 
@@ -103,8 +103,8 @@ test("a missing controller fails; a limit of it is refused by name, containers w
     const before = leftovers();
     const resources = { memoryLimitInBytes: 67_108_864n };
     const error: unknown = await create(crib, pod, { resources }).catch((it: unknown) => it);
-    if (!(error instanceof ConnectError)) throw new Error("it was made");
-    expect(error.code).toBe(Code.FailedPrecondition);
+    if (!(error instanceof CribError)) throw new Error("it was made");
+    expect(error.code).toBe("FailedPrecondition");
     expect(error.message).toContain("linux.resources.memory_limit_in_bytes: 67108864");
     expect(error.message).toContain('no cgroup controller "memory": "crib check" tells');
     expect(leftovers()).toEqual(before);
