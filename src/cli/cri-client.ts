@@ -4,8 +4,8 @@ import { fromStatus } from "../cri/errors.ts";
 import {
   type Method,
   methodDefinition,
+  type Reply,
   type RequestPart,
-  type Response,
   type Service,
   type Unary,
 } from "../cri/service.ts";
@@ -25,7 +25,7 @@ export type Client<S extends Service> = {
   readonly [K in Unary<S>]: (
     request: RequestPart<S["methods"][K]>,
     options?: CallOptions,
-  ) => Promise<Response<S["methods"][K]>>;
+  ) => Promise<Reply<S["methods"][K]>>;
 };
 
 export interface CriClients {

@@ -26,7 +26,7 @@ type Whole<C extends Codec> = ReturnType<C["decode"]>;
 
 /** What a client may leave out is the field's default, as everywhere in protobuf. */
 export type RequestPart<M extends Method> = Part<M["requestType"]>;
-export type Response<M extends Method> = Whole<M["responseType"]>;
+export type Reply<M extends Method> = Whole<M["responseType"]>;
 
 export interface CallContext {
   /** Aborted when the client has gone, or its deadline has passed. */
