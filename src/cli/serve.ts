@@ -68,9 +68,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   log().info({ version: VERSION, socket: config.crib.socket, pid: process.pid }, "crib is up");
   await tell(notifier, "READY=1", `STATUS=serving ${config.crib.socket}`);
   up.resolve();
-  const endWatchdog = feedWatchdog(notifier, (deadlineMs) =>
-    selfCheck(config.crib.socket, deadlineMs),
-  );
+  const endWatchdog = feedWatchdog(notifier, selfCheck(config.crib.socket));
   const endIdle = whenIdle(core);
   const stopMetrics = await startMetrics(core, streaming);
   void tendImages(core, recovered);
@@ -93,9 +91,12 @@ function configOf({ config: file, set, root, state, socket }: ServeOptions): Pro
 }
 
 /** Loaded only where a service manager watches. */
-async function selfCheck(socket: string, deadlineMs: number): Promise<void> {
-  const { askVersion } = await import("./self-check.ts");
-  await askVersion(socket, deadlineMs);
+function selfCheck(socket: string): (deadlineMs: number) => Promise<void> {
+  let check: Promise<(deadlineMs: number) => Promise<void>> | undefined;
+  return async (deadlineMs) => {
+    check ??= import("./self-check.ts").then(({ openSelfCheck }) => openSelfCheck(socket));
+    await (await check)(deadlineMs);
+  };
 }
 
 /** What can wait until the first callers have their answers. */

@@ -78,6 +78,26 @@ test("the watchdog is fed again and again, and a daemon that hangs goes silent",
   await until("more beats", () => beats() > before);
 });
 
+/** Inodes of the connections that are open at the daemon's socket; proc_net(5) has no more of them. */
+const connections = (socket: string) =>
+  readFileSync("/proc/net/unix", "utf8")
+    .split("\n")
+    .filter((line) => line.endsWith(` ${socket}`) && line.split(/\s+/)[5] === "03")
+    .map((line) => line.split(/\s+/)[6]);
+
+test("the watchdog's questions go over one connection, and notice when the socket is gone", async () => {
+  const { socket, log } = await start({ WATCHDOG_USEC: "200000" });
+  const beats = () => heard.filter((line) => line === "WATCHDOG=1").length;
+  await until("beats", () => beats() >= 2);
+  const open = connections(socket);
+  const before = beats();
+  await until("more beats", () => beats() >= before + 5);
+  expect(open.length).toBeGreaterThan(0);
+  expect(connections(socket)).toEqual(open);
+  rmSync(socket);
+  await until("the complaint", () => log().includes("the daemon's own socket does not answer"));
+});
+
 test("children do not inherit the manager's socket", async () => {
   const seen = join(directory, "environment");
   const runtime = join(directory, "runtime");

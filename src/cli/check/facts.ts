@@ -139,9 +139,14 @@ async function socketUse(
 }
 
 async function askCri(path: string): Promise<string | undefined> {
-  const { askVersion } = await import("../self-check.ts");
-  const name = await askVersion(path, ANSWER_DEADLINE_MS);
-  return name.startsWith("crib ") ? name : undefined;
+  const { connectCri } = await import("../cri-client.ts");
+  const { runtime, close } = connectCri(path, { timeoutMs: ANSWER_DEADLINE_MS });
+  try {
+    const { runtimeName, runtimeVersion } = await runtime.version({});
+    return runtimeName === "crib" ? `${runtimeName} ${runtimeVersion}` : undefined;
+  } finally {
+    close();
+  }
 }
 
 /** Ours tells our root directory; a CRI-O, or the Crib of another root, tells another one. */
