@@ -1,4 +1,5 @@
-import { rmSync } from "node:fs";
+import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import * as v from "valibot";
 import { CribError } from "../error.ts";
 import { quickenMoves } from "../linux/cgroup-moves.ts";
 import { childEnvironment } from "../linux/command.ts";
@@ -51,11 +52,16 @@ export function prepareCommand(
   const runtime = core.handlers.existing(pod?.handler ?? "");
   quickenMoves(core.cgroups);
   serial += 1;
-  const { bundle } = containerPaths(core, container.id);
+  const { bundle, spec } = containerPaths(core, container.id);
   const name = `exec-${process.pid}-${serial}`;
   const files = { pid: `${bundle}/${name}.pid`, log: `${bundle}/${name}.log` };
   const consoleSocket = `${name}.sock`;
-  const terminal = { console: consoleSocket, env: terminalEnv(container) };
+  const processFile = `${bundle}/${name}.json`;
+  const terminal = { console: consoleSocket, process: processFile };
+  if (tty) {
+    const process = terminalProcess(readFileSync(spec, "utf8"), container, command);
+    writeFileSync(processFile, process, { mode: 0o600 });
+  }
   return {
     container,
     monitor,
@@ -80,9 +86,25 @@ export function prepareCommand(
     discard() {
       // The pid file is kept only if the monitor could not take it: it is deleted when it is read.
       for (const file of [files.pid, files.log]) rmSync(file, { force: true });
-      if (tty) rmSync(`${bundle}/${consoleSocket}`, { force: true });
+      if (!tty) return;
+      for (const file of [processFile, `${bundle}/${consoleSocket}`]) rmSync(file, { force: true });
     },
   };
+}
+
+const ownSpec = v.object({
+  process: v.looseObject({ env: v.optional(v.array(v.string()), []) }),
+});
+
+/** The OCI runtime's process (config.json's, as the container's own) for a command with a terminal. */
+function terminalProcess(
+  config: string,
+  container: ContainerRecord,
+  command: readonly string[],
+): string {
+  const { process } = v.parse(ownSpec, JSON.parse(config));
+  const env = [...process.env, ...terminalEnv(container)];
+  return JSON.stringify({ ...process, args: command, env, terminal: true });
 }
 
 /** The container's own environment has a TERM when the container has a terminal. */

@@ -52,19 +52,22 @@ export class OciRuntime {
     return [...argv, id];
   }
 
-  /** `exec`, detached: the process becomes a child of the nearest subreaper, the monitor. */
+  /**
+   * `exec`, detached: the process becomes a child of the nearest subreaper, the monitor.
+   *
+   * @param terminal `console`: the socket that its master is sent to. `process`: the file with all of the
+   *   process, since runc adds what `--env` says to the container's environment and crun replaces it.
+   */
   execArgv(
     id: string,
     command: readonly string[],
     files: RuntimeFiles,
-    terminal?: { console: string; env: readonly string[] },
+    terminal?: { console: string; process: string },
   ): string[] {
     const argv = [...this.#argv(files.log), "exec", "--detach", "--pid-file", files.pid];
-    if (terminal !== undefined) {
-      argv.push("--tty", "--console-socket", terminal.console);
-      for (const variable of terminal.env) argv.push("--env", variable);
-    }
-    return [...argv, id, ...command];
+    if (terminal === undefined) return [...argv, id, ...command];
+    const { console, process } = terminal;
+    return [...argv, "--console-socket", console, "--process", process, id];
   }
 
   /** @throws CribError with the runtime's own message. */

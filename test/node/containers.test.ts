@@ -28,7 +28,6 @@ const oomRounds = 8;
 
 test("without any setting crun is the default handler and systemd the cgroup driver", async () => {
   const crib = await Crib.start();
-  await crib.image.pullImage({ image: { image: busybox } });
   const { info } = await crib.runtime.status({ verbose: true });
   const { defaultHandler, cgroups, handlers } = JSON.parse(info.info ?? "{}");
   expect({ defaultHandler, cgroups }).toEqual({
@@ -51,6 +50,7 @@ for (const { handler, driver } of combinations) {
 
     beforeAll(async () => {
       crib = await Crib.start({ runtime: { cgroup_driver: driver, default_handler: handler } });
+      await crib.image.pullImage({ image: { image: busybox } });
       pod = await runPod(crib, { cgroupParent: parent });
       container = await run(crib, pod, {
         resources: {

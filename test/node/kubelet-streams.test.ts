@@ -16,7 +16,10 @@ beforeAll(async () => {
   kubelet.apply("streams", {
     volumes: [{ name: "v", hostPath: { path } }],
     containers: [
-      shell(stay),
+      shell(stay, {
+        env: [{ name: "GREETING", value: "hello" }],
+        securityContext: { allowPrivilegeEscalation: false, capabilities: { drop: ["ALL"] } },
+      }),
       shell('while read -r line; do echo "got $line"; done; echo over; sleep 100000', {
         name: "reads",
         stdin: true,
@@ -92,6 +95,17 @@ for (const transport of ["spdy", "websocket"]) {
       expect(stderr).toContain("/no/such/program");
     });
 
+    test("exec: what restricts the container restricts the command, with a terminal and without", async () => {
+      const show = (pid: string) =>
+        `grep -E '^(Uid|Groups|Cap|NoNewPrivs|Seccomp:)' /proc/${pid}/status; cat /proc/${pid}/attr/current`;
+      const own = await exec(["sh", "-c", show("1")]);
+      expect(own.stdout.toString()).toContain("NoNewPrivs:\t1");
+      for (const tty of [false, true]) {
+        const { stdout } = await exec(["sh", "-c", show("self")], { tty });
+        expect(stdout.toString().replaceAll("\r", "")).toBe(own.stdout.toString());
+      }
+    });
+
     test("exec: input goes in and comes out as it was", async () => {
       const input = randomBytes(1_000_000);
       const { exitCode, stdout } = await exec(["cat"], { input });
@@ -99,7 +113,8 @@ for (const transport of ["spdy", "websocket"]) {
     });
 
     test("exec: a terminal of the client's size", async () => {
-      const script = "until stty size | grep -q '^33 111'; do sleep 0.1; done; tty; exit 3";
+      const script =
+        "until stty size | grep -q '^33 111'; do sleep 0.1; done; tty; echo $GREETING $TERM; exit 3";
       const { exitCode, stdout, stderr } = await exec(["sh", "-c", script], {
         tty: true,
         input: Buffer.of(),
@@ -107,7 +122,7 @@ for (const transport of ["spdy", "websocket"]) {
       });
       expect([exitCode, stdout.toString(), stderr]).toEqual([
         3,
-        "/dev/pts/0\r\n",
+        "/dev/pts/0\r\nhello xterm\r\n",
         expect.stringContaining("exit code 3"),
       ]);
     });
