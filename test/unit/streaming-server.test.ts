@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { connect } from "node:net";
+import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from "node:tls";
@@ -265,6 +265,30 @@ test("many connections that say nothing do not keep clients out", async () => {
   const { answer, socket } = await SpdyClient.open(it.url("exec", { stdin: true }), V4);
   expect(answer.status).toBe(101);
   for (const it of [socket, ...silent]) it.destroy();
+});
+
+test("many clients that were refused do not stay", async () => {
+  await using it = await startStreaming();
+  const { hostname, port } = new URL(it.url("exec"));
+  let closed = 0;
+  const refused: Socket[] = [];
+  for (let count = 0; count < 400; count += 1) {
+    const socket = connect({ host: hostname, port: Number(port), allowHalfOpen: true });
+    socket
+      .on("error", () => {})
+      .once("close", () => {
+        closed += 1;
+      });
+    socket.write("GET /x HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n");
+    await once(socket, "data");
+    refused.push(socket);
+  }
+  // Who writes to a connection that is gone finds out.
+  for (const socket of refused.slice(0, 100)) socket.write("x");
+  const end = performance.now() + 3_000;
+  while (closed < 100 && performance.now() < end) await Bun.sleep(10);
+  expect(closed).toBeGreaterThanOrEqual(100);
+  for (const socket of refused) socket.destroy();
 });
 
 test("a connection that says nothing is closed; one with a session stays", async () => {
