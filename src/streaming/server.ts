@@ -204,8 +204,8 @@ export class StreamingServer {
     response.end(`${text}\n`);
   }
 
+  /** A client that is refused counts as one that has not said what it wants, until it has gone. */
   #upgrade(message: IncomingMessage, socket: Duplex, head: Buffer): void {
-    this.#decided(socket);
     const { method, headers } = message;
     if (method !== "GET" && method !== "POST") {
       refuseUpgrade(socket, 405, `${method} is none of GET, POST`, { Allow: "GET, POST" });
@@ -228,6 +228,7 @@ export class StreamingServer {
       refuseUpgrade(socket, 503, messageOf(error));
       return;
     }
+    this.#decided(socket);
     void this.#serve(wire, { request, headers, socket, head });
   }
 

@@ -34,7 +34,10 @@ export interface SpdyOptions {
 const ANSWERS_LIMIT_BYTES = 64 * 1024;
 /** Below this, header and data go out as one piece: it costs less than a second system call. */
 const JOIN_BYTES = 8 * 1024;
-/** How long the client may take to close its side after everything has been sent. */
+/**
+ * How long the client may take to close its side after everything has been sent; or to fetch that, when
+ * it has failed, left or was idle.
+ */
 const LINGER_MS = 30_000;
 
 /**
@@ -101,6 +104,7 @@ export class SpdySession implements StreamLink {
     for (const stream of [...this.#streams.values()]) stream.destroy();
     this.#answer(goAway(this.#lastStreamId, failed));
     this.transport.end(() => this.#linger());
+    if (failed) this.#linger();
     // Bytes that nobody reads would make the kernel reset the connection, and the client lose its end.
     this.#updateFlow();
   }
@@ -215,8 +219,8 @@ export class SpdySession implements StreamLink {
 
   #write(bytes: Buffer): void {
     if (this.transport.destroyed || this.transport.writableEnded) return;
-    this.#activeMs = performance.now();
-    if (!this.transport.write(bytes)) this.#blocked = true;
+    if (this.transport.write(bytes)) this.#activeMs = performance.now();
+    else this.#blocked = true;
   }
 
   #drained(): void {
@@ -256,27 +260,31 @@ export class SpdySession implements StreamLink {
     this.#end();
     for (const stream of [...this.#streams.values()]) stream.vanish();
     this.transport.end(() => this.#linger());
+    this.#linger();
     this.#updateFlow();
   }
 
-  /** Everything has been sent: the client has some time to close its side. */
+  /** The client has some time to close its side. */
   #linger(): void {
+    const { readableEnded, writableFinished } = this.transport;
+    if (readableEnded && writableFinished) this.transport.destroy();
     if (this.transport.destroyed) return;
-    if (this.transport.readableEnded) this.transport.destroy();
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => this.transport.destroy(), LINGER_MS);
   }
 
   #checkIdle(): void {
     const leftMs = this.#activeMs + this.options.idleTimeoutMs - performance.now();
-    if (leftMs <= 0 && this.#ending) this.transport.destroy();
-    else if (leftMs <= 0) {
-      log().info({ idleMs: this.options.idleTimeoutMs }, "SPDY: idle connection closed");
-      this.#activeMs = performance.now();
-      this.finish();
+    if (leftMs > 0) {
+      this.#timer = setTimeout(() => this.#checkIdle(), leftMs);
+      return;
     }
-    const nextMs = this.#activeMs + this.options.idleTimeoutMs - performance.now();
-    this.#timer = setTimeout(() => this.#checkIdle(), Math.max(nextMs, 1));
+    log().info({ idleMs: this.options.idleTimeoutMs }, "SPDY: idle connection closed");
+    if (this.#blocked || this.#ending) this.transport.destroy();
+    else {
+      this.finish();
+      this.#linger();
+    }
   }
 
   #gone(): void {

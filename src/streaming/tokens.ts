@@ -14,6 +14,7 @@ const TOKEN_BYTES = 16;
 export class Tokens<Value> {
   /** Oldest first: all live equally long. */
   readonly #entries = new Map<string, { value: Value; expiresMs: number }>();
+  #timer: Timer | undefined;
 
   constructor(private readonly nowMs: () => number = () => performance.now()) {}
 
@@ -28,7 +29,13 @@ export class Tokens<Value> {
     }
     const token = randomBytes(TOKEN_BYTES).toString("base64url");
     this.#entries.set(token, { value, expiresMs: this.nowMs() + LIFETIME_MS });
+    this.#timer ??= setTimeout(() => this.#expire(), LIFETIME_MS).unref();
     return token;
+  }
+
+  /** Those that wait for their use. */
+  get size(): number {
+    return this.#entries.size;
   }
 
   /** What the token stands for, once; undefined when it is unknown, used or too old. */
@@ -37,6 +44,12 @@ export class Tokens<Value> {
     const entry = this.#entries.get(token);
     this.#entries.delete(token);
     return entry?.value;
+  }
+
+  /** What nobody came for can have megabytes. */
+  #expire(): void {
+    this.#dropExpired();
+    this.#timer = this.size > 0 ? setTimeout(() => this.#expire(), LIFETIME_MS).unref() : undefined;
   }
 
   #dropExpired(): void {

@@ -38,7 +38,10 @@ export function tunnel(connection: WebSocketConnection, head: Buffer): ClientStr
     {
       send: (_, chunk, callback) => connection.send("binary", EMPTY, chunk, callback),
       sendFin: () => connection.close(CloseCode.normal),
-      ended: () => connection.close(CloseCode.normal),
+      ended: () => {
+        connection.close(CloseCode.normal);
+        connection.linger();
+      },
       queued: (stream, changeBytes) => backlog.queued(stream, changeBytes),
     },
     0,

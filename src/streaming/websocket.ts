@@ -13,7 +13,10 @@ import {
   WebSocketError,
 } from "./websocket-frames.ts";
 
-/** How long the client may take to close its side after everything has been sent. */
+/**
+ * How long the client may take to close its side after everything has been sent; or to fetch that, when
+ * it has failed, left or was idle.
+ */
 const LINGER_MS = 30_000;
 /** Below this, header and payload go out as one piece: it costs less than a second system call. */
 const JOIN_BYTES = 8 * 1024;
@@ -76,8 +79,8 @@ export class WebSocketConnection {
     });
     let failed = false;
     const receive = (chunk: Buffer) => {
-      this.#activeMs = performance.now();
       if (failed) return;
+      if (!this.#ending) this.#activeMs = performance.now();
       try {
         parser.push(chunk);
       } catch (error) {
@@ -85,6 +88,7 @@ export class WebSocketConnection {
         const code = error instanceof WebSocketError ? error.code : CloseCode.internalError;
         log().info({ error: messageOf(error), code }, "WebSocket: connection closed");
         this.close(code, messageOf(error));
+        this.linger();
       }
     };
     this.transport.on("drain", () => this.#drained());
@@ -118,12 +122,20 @@ export class WebSocketConnection {
    */
   close(code: number, reason = ""): void {
     if (this.#ending) return;
-    const farewell = () => this.transport.end(closeFrame(code, reason), () => this.#linger());
+    const farewell = () => this.transport.end(closeFrame(code, reason), () => this.linger());
     if (this.#blocked) this.#waiting.push(farewell);
     else farewell();
     this.#ending = true;
     // Bytes that nobody reads would make the kernel reset the connection, and the client lose its end.
     this.pause(false);
+  }
+
+  /** The client has some time to close its side, and to fetch what it still has to. */
+  linger(): void {
+    if (this.transport.readableEnded && this.transport.writableFinished) this.transport.destroy();
+    if (this.transport.destroyed) return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.transport.destroy(), LINGER_MS);
   }
 
   #transmit(opcode: OpcodeName, prefix: Buffer, bytes: Buffer, callback: () => void): void {
@@ -170,7 +182,7 @@ export class WebSocketConnection {
     }
     this.#markOver();
     // It may have stopped reading.
-    this.#linger();
+    this.linger();
   }
 
   /** Without a farewell, the client is gone; else it may still read. */
@@ -178,21 +190,18 @@ export class WebSocketConnection {
     if (!this.#ending || this.transport.writableFinished) this.transport.destroy();
   }
 
-  /** The client has some time to close its side. */
-  #linger(): void {
-    if (this.transport.readableEnded && this.transport.writableFinished) this.transport.destroy();
-    if (this.transport.destroyed) return;
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.transport.destroy(), LINGER_MS);
-  }
-
   #checkIdle(): void {
     const leftMs = this.#activeMs + this.idleTimeoutMs - performance.now();
-    this.#timer = setTimeout(() => this.#checkIdle(), leftMs > 0 ? leftMs : this.idleTimeoutMs);
-    if (leftMs > 0) return;
+    if (leftMs > 0) {
+      this.#timer = setTimeout(() => this.#checkIdle(), leftMs);
+      return;
+    }
     log().info({ idleMs: this.idleTimeoutMs }, "WebSocket: idle connection closed");
     if (this.#blocked || this.#ending) this.transport.destroy();
-    else this.close(CloseCode.goingAway, "idle");
+    else {
+      this.close(CloseCode.goingAway, "idle");
+      this.linger();
+    }
   }
 
   #gone(): void {

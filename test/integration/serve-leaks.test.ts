@@ -2,6 +2,8 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { startNode, type TestNode, until } from "../fixtures/pods.ts";
+import { SpdyClient } from "../fixtures/spdy-client.ts";
+import { RawWebSocket } from "../fixtures/websocket.ts";
 
 const CYCLES = 30;
 let node: TestNode;
@@ -41,6 +43,44 @@ function children(pid: number): string[] {
     });
 }
 
+/** Sessions that end well, whose client vanishes, sends nonsense, or is refused. */
+async function stream(podSandboxId: string, containerId: string): Promise<void> {
+  const exec = async (...cmd: string[]) =>
+    (await node.runtime.exec({ containerId, cmd, stdin: true, stdout: true })).url;
+  const open = async (url: string) => {
+    const client = await SpdyClient.open(url, ["v4.channel.k8s.io"]);
+    for (const streamtype of ["error", "stdin", "stdout"]) await client.stream({ streamtype });
+    return client;
+  };
+  const good = await open(await exec("echo", "hi"));
+  await good.until("the end", () => good.ended);
+  good.socket.destroy();
+  const vanishing = await open(await exec("cat"));
+  vanishing.socket.resetAndDestroy();
+  const malformed = await open(await exec("cat"));
+  malformed.send(Buffer.alloc(64, 0xff));
+  await malformed.until("the end", () => malformed.ended);
+  malformed.socket.destroy();
+  const headers = { "Sec-WebSocket-Protocol": "v5.channel.k8s.io" };
+  const webSocket = await RawWebSocket.connect(await exec("cat"), headers);
+  webSocket.socket.write(Buffer.from("ffff", "hex"));
+  await webSocket.rest();
+  webSocket.socket.destroy();
+  expect((await SpdyClient.open(await exec("cat"), ["v9"])).answer.status).toBe(403);
+  // Nobody attaches to what has no stdin; nobody listens on port 1.
+  const attach = await node.runtime.attach({ containerId, stdin: true, stdout: true });
+  const attached = await open(attach.url);
+  await attached.until("the end", () => attached.ended);
+  attached.socket.destroy();
+  const { url } = await node.runtime.portForward({ podSandboxId });
+  const forward = await SpdyClient.open(url, ["portforward.k8s.io"]);
+  const headersOf = (streamtype: string) => ({ streamtype, port: "1", requestid: "1" });
+  const error = await forward.stream(headersOf("error"));
+  await forward.stream(headersOf("data"));
+  await forward.until("the refusal", () => forward.isFinished(error));
+  forward.socket.destroy();
+}
+
 async function cycle(index: number): Promise<void> {
   const pod = await node.pod();
   const container = await node.run(pod);
@@ -48,6 +88,7 @@ async function cycle(index: number): Promise<void> {
   await node.sh(container, "echo hello");
   await node.runtime.containerStats({ containerId: container.id });
   await node.exited(short);
+  await stream(pod.id, container.id);
   // Half of them end in another way: refused, timed out, removed while running.
   if (index % 2 === 0) {
     const missing = { containerId: container.id, cmd: ["nonexistent"] };

@@ -15,8 +15,9 @@ import {
   type TestNode,
   until,
 } from "../fixtures/pods.ts";
-import { SpdyClient } from "../fixtures/spdy-client.ts";
+import { dataFrame, SpdyClient } from "../fixtures/spdy-client.ts";
 import { feed, flood, haveClients } from "../fixtures/streaming-clients.ts";
+import { RawWebSocket } from "../fixtures/websocket.ts";
 
 const test = declare.skipIf(!haveClients);
 const MB = 1024 * 1024;
@@ -159,12 +160,19 @@ async function fetchAll(port: number, question = ""): Promise<string> {
   return text;
 }
 
-/** Listens in the pod's network namespace: 20,000 bytes on 8080; 8081 resets who says anything. */
-async function serveInPod(): Promise<AsyncDisposable> {
-  const { info } = await node.runtime.podSandboxStatus({ podSandboxId: pod.id, verbose: true });
+/**
+ * Listens in the pod's network namespace: 20,000 bytes on 8080; 8081 resets who says anything; 8082 has no
+ * end.
+ */
+async function serveInPod({ id } = pod): Promise<AsyncDisposable> {
+  const { info } = await node.runtime.podSandboxStatus({ podSandboxId: id, verbose: true });
   const { namespaces } = JSON.parse(info.info ?? "{}");
   const script = `const { createServer } = require("node:net");
     createServer((it) => it.on("error", () => {}).end("x".repeat(20000))).listen(8080, "127.0.0.1");
+    const zeros = Buffer.alloc(65536);
+    const flood = (it) => { while (!it.destroyed && it.write(zeros)); };
+    createServer((it) => { it.on("error", () => {}).on("drain", () => flood(it)); flood(it); })
+      .listen(8082, "127.0.0.1");
     createServer((it) => it.on("error", () => {}).once("data", () => it.resetAndDestroy()))
       .listen(8081, "::1", () => console.log("up"));`;
   const child = Bun.spawn(["nsenter", `--net=${namespaces.net}`, process.execPath, "-e", script], {
@@ -206,32 +214,92 @@ test("port-forward: a port nobody listens on is told to the client", async () =>
   expect(await new Response(refused.child.stderr).text()).toContain("cannot forward port 81");
 });
 
-/** A client that asks for 3 GB and reads none of it; `body` runs when the daemon is held up. */
-async function withStalledClient(id: string, body: () => Promise<void>): Promise<void> {
-  const command = ["dd", "if=/dev/zero", "bs=65536", "count=50000"];
-  const { url } = await node.runtime.exec({ containerId: id, cmd: command, stdout: true });
-  const client = await SpdyClient.open(url, ["v4.channel.k8s.io"]);
-  await client.stream({ streamtype: "error" });
-  await client.stream({ streamtype: "stdout" });
-  client.socket.pause();
-  await Bun.sleep(1000);
-  await body();
-  client.socket.destroy();
-  await until("no session", () => cribStatus().sessions.length === 0);
+/** How much memory the daemon needs more at most while `body` runs, in bytes. */
+async function growth(body: () => Promise<void>): Promise<number> {
+  const before = rss();
+  let most = before;
+  const timer = setInterval(() => {
+    most = Math.max(most, rss());
+  }, 10);
+  try {
+    await body();
+  } finally {
+    clearInterval(timer);
+  }
+  return most - before;
 }
 
-test("a client that does not read: the daemon's memory stays, StopContainer and others go on", async () => {
-  const target = await node.run(pod, { command: ["sh", "-c", "while :; do sleep 1; done"] });
-  let before = 0;
-  // What the first one makes the daemon load is not the client's.
-  await withStalledClient(target.id, async () => {
-    before = rss();
-  });
-  await withStalledClient(target.id, async () => {
-    expect((await exec("echo", "others")).stdout).toBe("others\n");
-    expect(rss() - before).toBeLessThan(20 * MB);
-    await node.runtime.stopContainer({ containerId: target.id, timeout: 1n });
-  });
+const FLOOD = ["dd", "if=/dev/zero", "bs=65536", "count=50000"];
+
+/** Clients that ask for 3 GB and read none of it. */
+const stalledClients = {
+  "exec over SPDY": async (id: string) => {
+    const { url } = await node.runtime.exec({ containerId: id, cmd: FLOOD, stdout: true });
+    const client = await SpdyClient.open(url, ["v4.channel.k8s.io"]);
+    await client.stream({ streamtype: "error" });
+    await client.stream({ streamtype: "stdout" });
+    return client.socket;
+  },
+  "exec over WebSocket": async (id: string) => {
+    const { url } = await node.runtime.exec({ containerId: id, cmd: FLOOD, stdout: true });
+    const headers = { "Sec-WebSocket-Protocol": "v4.channel.k8s.io" };
+    return (await RawWebSocket.connect(url, headers)).socket;
+  },
+  "port-forward": async () => {
+    const { url } = await node.runtime.portForward({ podSandboxId: pod.id });
+    const client = await SpdyClient.open(url, ["portforward.k8s.io"]);
+    for (let index = 0; index < 3; index += 1) {
+      const common = { port: "8082", requestid: String(index) };
+      await client.stream({ streamtype: "error", ...common });
+      await client.stream({ streamtype: "data", ...common });
+    }
+    return client.socket;
+  },
+};
+
+test.each(Object.entries(stalledClients))(
+  "%s: a client that does not read: the daemon's memory stays, StopContainer and others go on",
+  async (_, connectStalled) => {
+    await using _ports = await serveInPod();
+    const target = await node.run(pod, { command: ["sh", "-c", "while :; do sleep 1; done"] });
+    // What the daemon loads for a client, and needs for one that reads, is not a stalled one's.
+    await exec("dd", "if=/dev/zero", "bs=65536", "count=1000");
+    const grown = await growth(async () => {
+      const socket = await connectStalled(target.id);
+      socket.pause();
+      await Bun.sleep(1_000);
+      expect((await exec("echo", "others")).stdout).toBe("others\n");
+      await node.runtime.stopContainer({ containerId: target.id, timeout: 1n });
+      socket.destroy();
+      await until("no session", () => cribStatus().sessions.length === 0);
+    });
+    expect(grown).toBeLessThan(20 * MB);
+  },
+  60_000,
+);
+
+test("StopPodSandbox does not wait for forwarded connections, whether they are read or not", async () => {
+  const stopped = await node.pod();
+  await using _stopped = await serveInPod(stopped);
+  const { url } = await node.runtime.portForward({ podSandboxId: stopped.id });
+  const client = await SpdyClient.open(url, ["portforward.k8s.io"]);
+  const open = async (port: string, requestid: string) => {
+    const error = await client.stream({ streamtype: "error", port, requestid });
+    client.send(dataFrame(error, "", true));
+    return client.stream({ streamtype: "data", port, requestid });
+  };
+  const quiet = await open("8081", "1");
+  const done = await open("8080", "2");
+  await client.until("a connection", () => client.isFinished(done));
+  await open("8082", "3");
+  client.socket.pause();
+  await Bun.sleep(500);
+  await node.runtime.stopPodSandbox({ podSandboxId: stopped.id });
+  client.socket.resume();
+  await client.until("its end", () => client.isFinished(quiet) || client.isReset(quiet));
+  client.socket.destroy();
+  await node.runtime.removePodSandbox({ podSandboxId: stopped.id });
+  await until("no session", () => cribStatus().sessions.length === 0);
 }, 60_000);
 
 /** A client that sends 100 MB to a process that reads nothing, and then says how it ended. */
@@ -242,10 +310,11 @@ async function sendToDeafProcess(): Promise<string> {
 }
 
 test("a process that does not read: the daemon's memory stays, and its exit is told", async () => {
-  await sendToDeafProcess();
-  const before = rss();
-  expect(await sendToDeafProcess()).toContain("exit code 4");
-  expect(rss() - before).toBeLessThan(20 * MB);
+  await crictl.run(["exec", "-i", container.id, "sh", "-c", "cat >/dev/null"], "x".repeat(16 * MB));
+  const grown = await growth(async () => {
+    expect(await sendToDeafProcess()).toContain("exit code 4");
+  });
+  expect(grown).toBeLessThan(20 * MB);
   await until("no session", () => cribStatus().sessions.length === 0);
 }, 60_000);
 

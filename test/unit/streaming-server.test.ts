@@ -1,13 +1,15 @@
 import { afterAll, beforeAll, expect, setDefaultTimeout, test } from "bun:test";
 import { once } from "node:events";
 import { mkdtempSync, readFileSync, rmSync } from "node:fs";
-import { connect } from "node:net";
+import { connect, type Socket } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { Readable } from "node:stream";
 import { type ConnectionOptions, connect as connectTls, type TLSSocket } from "node:tls";
 import { makeCa, makeCertificate } from "../fixtures/certificates.ts";
-import { SpdyClient } from "../fixtures/spdy-client.ts";
+import { dataFrame, HeaderWriter, SpdyClient, synStream } from "../fixtures/spdy-client.ts";
 import { startStreaming } from "../fixtures/streaming.ts";
+import { clientFrame, RawWebSocket } from "../fixtures/websocket.ts";
 
 setDefaultTimeout(30_000);
 
@@ -57,6 +59,36 @@ test("a server on all addresses is reached by loopback", async () => {
   const url = it.url("exec", { stdin: true });
   expect(url).toStartWith("http://127.0.0.1:");
   expect((await SpdyClient.open(url, V4)).answer.status).toBe(101);
+});
+
+test.each(["::1", "::"])("a server on %s is reached by IPv6", async (address) => {
+  await using it = await startStreaming({ address });
+  const url = it.url("exec", { stdin: true });
+  expect(url).toMatch(/^http:\/\/\[::1\]:\d+\/exec\//);
+  expect((await SpdyClient.open(url, V4)).answer.status).toBe(101);
+});
+
+test("frames that come with the request are the first of the connection", async () => {
+  await using it = await startStreaming();
+  const writer = new HeaderWriter();
+  const frames = ["error", "stdin"].map((streamtype, index) =>
+    synStream(2 * index + 1, writer.write({ streamtype })),
+  );
+  const spdy = await SpdyClient.open(it.url("exec", { stdin: true }), V4, {
+    headers: ["Connection: Upgrade", "Upgrade: SPDY/3.1"],
+    after: Buffer.concat([...frames, dataFrame(3, "early", true)]),
+  });
+  const first = await it.backend.process();
+  expect(await new Response(Readable.toWeb(first.stdin)).text()).toBe("early");
+  spdy.socket.destroy();
+  const after = clientFrame({ opcode: "binary", payload: "\x00early too" });
+  const protocol = { "Sec-WebSocket-Protocol": "v5.channel.k8s.io" };
+  const url = it.url("exec", { stdin: true });
+  const webSocket = await RawWebSocket.connect(url, protocol, after);
+  webSocket.send("binary", "\xff\x00");
+  const second = await it.backend.process(1);
+  expect(await new Response(Readable.toWeb(second.stdin)).text()).toBe("early too");
+  webSocket.socket.destroy();
 });
 
 test("a port that is taken is an error that names it", async () => {
@@ -265,6 +297,30 @@ test("many connections that say nothing do not keep clients out", async () => {
   const { answer, socket } = await SpdyClient.open(it.url("exec", { stdin: true }), V4);
   expect(answer.status).toBe(101);
   for (const it of [socket, ...silent]) it.destroy();
+});
+
+test("many clients that were refused do not stay", async () => {
+  await using it = await startStreaming();
+  const { hostname, port } = new URL(it.url("exec"));
+  let closed = 0;
+  const refused: Socket[] = [];
+  for (let count = 0; count < 400; count += 1) {
+    const socket = connect({ host: hostname, port: Number(port), allowHalfOpen: true });
+    socket
+      .on("error", () => {})
+      .once("close", () => {
+        closed += 1;
+      });
+    socket.write("GET /x HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\n");
+    await once(socket, "data");
+    refused.push(socket);
+  }
+  // Who writes to a connection that is gone finds out.
+  for (const socket of refused.slice(0, 100)) socket.write("x");
+  const end = performance.now() + 3_000;
+  while (closed < 100 && performance.now() < end) await Bun.sleep(10);
+  expect(closed).toBeGreaterThanOrEqual(100);
+  for (const socket of refused) socket.destroy();
 });
 
 test("a connection that says nothing is closed; one with a session stays", async () => {

@@ -1,4 +1,4 @@
-import { expect, test } from "bun:test";
+import { expect, jest, test } from "bun:test";
 import { Tokens } from "../../src/streaming/tokens.ts";
 
 test("a token is good once", () => {
@@ -37,4 +37,20 @@ test("a thousand tokens may wait; those that are used or too old make room", () 
   expect(() => tokens.issue(0)).toThrow("1000 streaming requests");
   now = 60_000;
   tokens.issue(0);
+});
+
+test("a request that nobody comes for is forgotten when its token has expired", () => {
+  jest.useFakeTimers();
+  try {
+    const tokens = new Tokens<string>();
+    tokens.issue("one");
+    jest.advanceTimersByTime(30_000);
+    tokens.issue("two");
+    jest.advanceTimersByTime(31_000);
+    expect(tokens.size).toBe(1);
+    jest.advanceTimersByTime(60_000);
+    expect(tokens.size).toBe(0);
+  } finally {
+    jest.useRealTimers();
+  }
 });
