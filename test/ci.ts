@@ -1,6 +1,6 @@
 /**
- * What continuous integration runs: `npm run check`, a build for arm64 too, `npm test`, and the node
- * tests. It needs Go: without it much would be skipped. The last line of stdout is the sum:
+ * What continuous integration runs: `npm run check`, a build for arm64 too, `npm test`, `npm run fuzz`, and
+ * the node tests. It needs Go: without it much would be skipped. The last line of stdout is the sum:
  * `N passed, N failed` with `, N skipped` when some were; the lines before it tell what each took.
  */
 import { availableParallelism } from "node:os";
@@ -53,8 +53,9 @@ async function main(): Promise<Counts> {
   const host = (await run("npm test", ["npm", "test", "--silent"])) ?? broken;
   // Without a build there is nothing to carry into a machine.
   if (host.passed === 0) return host;
+  const random = (await run("npm run fuzz", ["npm", "run", "--silent", "fuzz"])) ?? broken;
   const nodeTests = ["npm", "run", "--silent", "test:node", "--", "--machines", machines];
-  return add(host, (await run("npm run test:node", nodeTests)) ?? broken);
+  return add(add(host, random), (await run("npm run test:node", nodeTests)) ?? broken);
 }
 
 const total = await main();

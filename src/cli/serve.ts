@@ -4,7 +4,7 @@ import { type Config, loadConfig } from "../config/config.ts";
 import type { Core } from "../container/core.ts";
 import { Exits } from "../container/exits.ts";
 import { type CriServer, criServer } from "../cri/server.ts";
-import { CribError } from "../error.ts";
+import { CribError, messageOf } from "../error.ts";
 import { Images } from "../image/images.ts";
 import { detectCgroups } from "../linux/cgroup.ts";
 import { readHost } from "../linux/host.ts";
@@ -25,7 +25,7 @@ import { serveCadvisor } from "./cadvisor.ts";
 import { executable } from "./executable.ts";
 import { lockRoot } from "./lock.ts";
 import { startMetrics } from "./metrics.ts";
-import { beginSession, endSession } from "./session.ts";
+import { beginSession, endSession, wasCutOff } from "./session.ts";
 import { listen } from "./socket.ts";
 import { openStreaming } from "./streaming.ts";
 import { feedWatchdog, reloadOnHangup, tell } from "./supervision.ts";
@@ -115,15 +115,24 @@ function whenIdle(core: Core): () => void {
 /** After recovery: a node that was started again has its pods first. */
 async function tendImages(core: Core, recovered: Promise<void>): Promise<void> {
   await recovered;
-  if (beginSession(core.config.crib.root)) {
-    log().warn("the machine was not shut down in order: the layers are checked");
-    const report = await core.images.check({ fast: true, repair: true });
-    log().info({ ...report }, "layers checked");
-  }
+  await checkAfterCut(core).catch((error: unknown) => {
+    log().error({ error: messageOf(error) }, "the layers are not checked: at the next start again");
+  });
   const { image, crib } = core.config;
   const directory = image.preload_dir || `${crib.root}/preload`;
   const { Preload } = await import("../image/preload.ts");
   await new Preload(directory, core.images).start();
+}
+
+/** The mark that the session began comes last: a check that is itself cut off is made again. */
+async function checkAfterCut(core: Core): Promise<void> {
+  const { root } = core.config.crib;
+  if (wasCutOff(root)) {
+    log().warn("the machine was not shut down in order: the layers are checked");
+    const report = await core.images.check({ fast: true, repair: true });
+    log().info({ ...report }, "layers checked");
+  }
+  beginSession(root);
 }
 
 function prepareDirectories(config: Config): void {

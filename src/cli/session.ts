@@ -1,19 +1,36 @@
 /** Notices a power cut: the daemon's end leaves no mark, the machine's end without it does. */
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, fsyncSync, openSync, readFileSync, rmSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { ifThere } from "../config/if-there.ts";
 
 const BOOT_ID = "/proc/sys/kernel/random/boot_id";
 const markOf = (root: string) => join(root, "session");
+const thisBoot = () => readFileSync(BOOT_ID, "utf8").trim();
 
 /**
- * Marks that a daemon works on this root. Returns whether the last one that did was cut off together
- * with its machine; a daemon that was only killed has lost nothing that was written.
+ * Whether the last daemon that worked on this root was cut off together with its machine; one that was
+ * only killed has lost nothing that was written. It stays so until `beginSession`.
  */
-export function beginSession(root: string, bootId = readFileSync(BOOT_ID, "utf8").trim()): boolean {
+export function wasCutOff(root: string, bootId = thisBoot()): boolean {
   const before = ifThere(() => readFileSync(markOf(root), "utf8").trim());
-  writeFileSync(markOf(root), `${bootId}\n`, { mode: 0o600 });
   return before !== undefined && before !== bootId;
+}
+
+/** Marks, on disk, that a daemon works on this root, and that what was cut off has been seen to. */
+export function beginSession(root: string, bootId = thisBoot()): void {
+  const file = openSync(markOf(root), "w", 0o600);
+  try {
+    writeSync(file, `${bootId}\n`);
+    fsyncSync(file);
+  } finally {
+    closeSync(file);
+  }
+  const directory = openSync(root, "r");
+  try {
+    fsyncSync(directory);
+  } finally {
+    closeSync(directory);
+  }
 }
 
 /** The daemon ends in order. */

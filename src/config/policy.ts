@@ -200,9 +200,38 @@ export function requirementsFor(policy: Policy, name: string, suffix: string): R
   return policy.default;
 }
 
-/** The requirements for what comes in an archive or directory, which only have a transport's default. */
-export function requirementsForTransport(policy: Policy, transport: string): Requirement[] {
-  return policy.transports[transport]?.[""] ?? policy.default;
+/** As containers-policy.json(5) names what an archive is: an OCI layout, one in a tar, or `docker save`'s. */
+export const ARCHIVE_TRANSPORTS = ["oci", "oci-archive", "docker-archive"] as const;
+export type ArchiveTransport = (typeof ARCHIVE_TRANSPORTS)[number];
+
+/**
+ * The requirements for what comes in an archive or directory: those of its path without links, of the
+ * nearest directory above it, or of the transport.
+ *
+ * @throws CribError FailedPrecondition: scopes that the transport does not have.
+ */
+export function requirementsForArchive(
+  policy: Policy,
+  transport: ArchiveTransport,
+  path: string,
+): Requirement[] {
+  const scopes = policy.transports[transport] ?? {};
+  if (transport === "docker-archive") {
+    const other = Object.keys(scopes).find((scope) => scope !== "");
+    if (other !== undefined) {
+      const why = `transports.docker-archive has no scopes, but ${JSON.stringify(other)}`;
+      throw new CribError("FailedPrecondition", `policy.json: ${why}`);
+    }
+    return scopes[""] ?? policy.default;
+  }
+  const parts = path.split("/");
+  // Not "/": that is what "" is for.
+  const places = parts.slice(1).map((_, index) => parts.slice(0, parts.length - index).join("/"));
+  for (const scope of [...places, ""]) {
+    const found = Object.hasOwn(scopes, scope) ? scopes[scope] : undefined;
+    if (found !== undefined) return found;
+  }
+  return policy.default;
 }
 
 /** "h.a.io:5000/b/c" → itself, "h.a.io:5000/b", "h.a.io:5000", "*.a.io", "*.io". */

@@ -300,10 +300,10 @@ export const configSchema = v.strictObject({
       [],
     ),
     max_parallel_layers: key(
-      "Layers that are fetched and unpacked at once, over all pulls; never more than one more than the\n" +
-        "machine has processors.",
+      "Layers that are fetched and unpacked at once, over all pulls; never more than four, nor than one\n" +
+        "more than the machine has processors.",
       integer(1, 64),
-      6,
+      4,
     ),
     download_limit_bytes_per_second: key(
       "All downloads of layers together are no faster than this. 0 is no limit.",

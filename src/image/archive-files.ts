@@ -1,13 +1,13 @@
 /** The files of an image archive: a directory, or a tar that is looked up in place. */
-import { closeSync, constants, fstatSync, openSync, readSync, statSync } from "node:fs";
-import { mkdir, open, rm } from "node:fs/promises";
+import { closeSync, constants, fstatSync, openSync, read, readSync, statSync } from "node:fs";
+import { type FileHandle, mkdir, open, rm, statfs } from "node:fs/promises";
 import { dirname, join, normalize } from "node:path";
 import { CribError, messageOf } from "../error.ts";
 import { openInRoot } from "../linux/file.ts";
-import { createDecoder, DecodeError, detectCompression } from "./decoder.ts";
+import { createPieceDecoder, DecodeError, detectCompression } from "./decoder.ts";
 import { splitPath } from "./layer-path.ts";
 import { TarParser } from "./tar.ts";
-import { TarError } from "./tar-error.ts";
+import { LimitError, TarError } from "./tar-error.ts";
 import { BLOCK_BYTES } from "./tar-header.ts";
 
 const CHUNK_BYTES = 1024 * 1024;
@@ -27,12 +27,21 @@ export interface ArchiveFiles {
   close(): Promise<void>;
 }
 
+/** Where an archive is decompressed, and how large it may become. */
+export interface ScratchOptions {
+  directory: string;
+  maxBytes: number;
+}
+
 /**
  * Opens an archive; a compressed one is unpacked to a file in `scratch` first.
  *
  * @throws CribError NotFound: there is nothing; FailedPrecondition: it is no archive; ResourceExhausted.
  */
-export async function openArchiveFiles(path: string, scratch: string): Promise<ArchiveFiles> {
+export async function openArchiveFiles(
+  path: string,
+  scratch: ScratchOptions,
+): Promise<ArchiveFiles> {
   try {
     const stat = statSync(path);
     if (stat.isDirectory()) return new DirectoryFiles(path);
@@ -40,7 +49,7 @@ export async function openArchiveFiles(path: string, scratch: string): Promise<A
     const fd = openSync(path, constants.O_RDONLY);
     const magic = Buffer.alloc(4);
     const length = readSync(fd, magic, 0, magic.length, 0);
-    if (detectCompression(magic.subarray(0, length)) === "none") return makeTarFiles(fd);
+    if (detectCompression(magic.subarray(0, length)) === "none") return await makeTarFiles(fd);
     try {
       return await decompressed(fd, scratch);
     } finally {
@@ -52,7 +61,10 @@ export async function openArchiveFiles(path: string, scratch: string): Promise<A
 }
 
 function explain(error: unknown, path: string): unknown {
-  if (error instanceof CribError) return error;
+  if (error instanceof CribError) {
+    const named = error.message.includes(path);
+    return named ? error : new CribError(error.code, `${path}: ${error.message}`);
+  }
   const code = (error as { code?: unknown }).code;
   const wrong = error instanceof TarError || error instanceof DecodeError;
   if (wrong) return new CribError("FailedPrecondition", `${path}: ${error.message}`);
@@ -92,9 +104,9 @@ class DirectoryFiles implements ArchiveFiles {
 type Entry = { offset: number; size: number } | { link: string };
 
 /** Reads the headers only. Throws `TarError`; then the file is closed. */
-function makeTarFiles(fd: number, cleanUp = async () => {}): ArchiveFiles {
+async function makeTarFiles(fd: number, cleanUp = async () => {}): Promise<ArchiveFiles> {
   try {
-    const entries = readEntries(fd);
+    const entries = await readEntries(fd);
     return {
       find(name) {
         const entry = follow(entries, normalize(name));
@@ -111,10 +123,11 @@ function makeTarFiles(fd: number, cleanUp = async () => {}): ArchiveFiles {
   }
 }
 
-function readEntries(fd: number): Map<string, Entry> {
+async function readEntries(fd: number): Promise<Map<string, Entry>> {
   const entries = new Map<string, Entry>();
   const { size } = fstatSync(fd);
   let position = 0;
+  let count = 0;
   const parser = new TarParser({
     entry(entry) {
       const name = splitPath(entry.name).join("/");
@@ -124,13 +137,14 @@ function readEntries(fd: number): Map<string, Entry> {
       else if (entry.type === "symlink") {
         entries.set(name, { link: join(dirname(name), entry.linkName.toString("latin1")) });
       }
-      if (entries.size > ENTRY_LIMIT) throw new TarError(`more than ${ENTRY_LIMIT} files`);
+      count += 1;
+      if (count > ENTRY_LIMIT) throw new LimitError(`more than ${ENTRY_LIMIT} entries`);
     },
     data() {},
     end() {},
   });
   const block = Buffer.alloc(BLOCK_BYTES);
-  while (!parser.ended && readSync(fd, block, 0, BLOCK_BYTES, position) === BLOCK_BYTES) {
+  while (!parser.ended && (await readAt(fd, block, position)) === BLOCK_BYTES) {
     position += BLOCK_BYTES;
     parser.push(block);
     position += parser.skipData();
@@ -150,49 +164,85 @@ function follow(entries: ReadonlyMap<string, Entry>, name: string) {
   return entry;
 }
 
-async function decompressed(fd: number, scratch: string): Promise<ArchiveFiles> {
-  await mkdir(scratch, { recursive: true, mode: 0o700 });
-  const path = join(scratch, crypto.randomUUID());
+async function decompressed(
+  fd: number,
+  { directory, maxBytes }: ScratchOptions,
+): Promise<ArchiveFiles> {
+  await mkdir(directory, { recursive: true, mode: 0o700 });
+  const path = join(directory, crypto.randomUUID());
   const cleanUp = () => rm(path, { force: true });
   try {
     const output = await open(path, "wx", 0o600);
     try {
-      await decompress(fd, output);
+      await decompress(fd, output, new Room(directory, maxBytes));
     } finally {
       await output.close();
     }
-    return makeTarFiles(openSync(path, constants.O_RDONLY), cleanUp);
+    return await makeTarFiles(openSync(path, constants.O_RDONLY), cleanUp);
   } catch (error) {
     await cleanUp();
     throw error;
   }
 }
 
-async function decompress(
-  fd: number,
-  output: { write(bytes: Uint8Array): Promise<unknown> },
-): Promise<void> {
-  let pending: Buffer[] = [];
-  const decoder = createDecoder((chunk) => pending.push(Buffer.from(chunk)));
-  const flush = async () => {
-    const pieces = pending;
-    pending = [];
-    for (const piece of pieces) await output.write(piece);
+/** Piece by piece: what a few bytes become may be as large as memory, or as the disk. */
+async function decompress(fd: number, output: FileHandle, room: Room): Promise<void> {
+  const decoder = createPieceDecoder();
+  const write = async (pieces: Iterable<Buffer>) => {
+    for (const piece of pieces) {
+      await room.take(piece.length);
+      await output.write(piece);
+    }
   };
-  const input = Buffer.alloc(STEP_BYTES);
+  const input = Buffer.alloc(CHUNK_BYTES);
   for (let position = 0; ; ) {
-    const count = readSync(fd, input, 0, input.length, position);
+    const count = await readAt(fd, input, position);
     if (count === 0) break;
     position += count;
-    decoder.write(input.subarray(0, count));
-    await flush();
+    await write(decoder.write(input.subarray(0, count)));
   }
-  decoder.end();
-  await flush();
+  await write(decoder.end());
 }
 
-/** Compressed bytes between two turns of the event loop; they may become a thousand times as many. */
-const STEP_BYTES = 16 * 1024;
+/** Part of the file system that stays free for the node, and bytes between two looks at it. */
+const RESERVED_PART = 0.05;
+const LOOK_BYTES = 4 * 1024 * 1024;
+
+/** How much may still be written in a directory. */
+class Room {
+  readonly #directory: string;
+  readonly #maxBytes: number;
+  #taken = 0;
+  #lookAt = 0;
+
+  constructor(directory: string, maxBytes: number) {
+    this.#directory = directory;
+    this.#maxBytes = maxBytes;
+  }
+
+  /** Throws a `CribError` ResourceExhausted when that is too much. */
+  async take(bytes: number): Promise<void> {
+    this.#taken += bytes;
+    const no = (why: string) => new CribError("ResourceExhausted", `decompressed it takes ${why}`);
+    if (this.#taken > this.#maxBytes) {
+      throw no(`more than ${this.#maxBytes} bytes (image.max_layer_bytes)`);
+    }
+    if (this.#taken < this.#lookAt) return;
+    this.#lookAt = this.#taken + LOOK_BYTES;
+    const { bavail, blocks } = await statfs(this.#directory);
+    if (bavail < blocks * RESERVED_PART) throw no(`the last of the disk below ${this.#directory}`);
+  }
+}
+
+/** read(2) at a position, into the whole buffer if there is so much; not on the daemon's own thread. */
+function readAt(fd: number, into: Buffer, position: number): Promise<number> {
+  return new Promise((resolve, reject) => {
+    read(fd, into, 0, into.length, position, (error, count) => {
+      if (error) reject(error);
+      else resolve(count);
+    });
+  });
+}
 
 /** The bytes of a place, from `skip` on. */
 export async function* readPlace(
@@ -201,7 +251,7 @@ export async function* readPlace(
 ): AsyncGenerator<Uint8Array, void, void> {
   for (let position = skip; position < size; ) {
     const chunk = Buffer.allocUnsafe(Math.min(CHUNK_BYTES, size - position));
-    const count = readSync(fd, chunk, 0, chunk.length, offset + position);
+    const count = await readAt(fd, chunk, offset + position);
     if (count === 0) return;
     position += count;
     yield chunk.subarray(0, count);

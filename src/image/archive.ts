@@ -1,9 +1,15 @@
 /** What is in an image archive: OCI image layouts and the archives of `docker save`. */
 import { createHash } from "node:crypto";
-import { readSync } from "node:fs";
+import { readSync, statSync } from "node:fs";
 import * as v from "valibot";
+import type { ArchiveTransport } from "../config/policy.ts";
 import { CribError } from "../error.ts";
-import { type ArchiveFiles, openArchiveFiles, readPlace } from "./archive-files.ts";
+import {
+  type ArchiveFiles,
+  openArchiveFiles,
+  readPlace,
+  type ScratchOptions,
+} from "./archive-files.ts";
 import { detectCompression } from "./decoder.ts";
 import { parseConfig } from "./manifest.ts";
 import type { Platform } from "./platform.ts";
@@ -23,7 +29,7 @@ export interface ArchivedImage {
 }
 
 export interface Archive {
-  kind: "oci" | "docker-archive";
+  transport: ArchiveTransport;
   images: ArchivedImage[];
   source: ManifestSource;
   close(): Promise<void>;
@@ -61,7 +67,7 @@ const savedSchema = v.pipe(
  *
  * @throws CribError FailedPrecondition: neither of the formats, or broken.
  */
-export async function openArchive(path: string, scratch: string): Promise<Archive> {
+export async function openArchive(path: string, scratch: ScratchOptions): Promise<Archive> {
   const files = await openArchiveFiles(path, scratch);
   try {
     const archive = { source: new LayoutSource(path, files), close: () => files.close() };
@@ -69,12 +75,14 @@ export async function openArchive(path: string, scratch: string): Promise<Archiv
     if (index !== undefined) {
       const { manifests } = parse(indexSchema, index, `${path}: index.json`);
       const source = archive.source;
-      return { ...archive, kind: "oci", images: fromIndex(manifests, source) };
+      const transport = statSync(path).isDirectory() ? "oci" : "oci-archive";
+      return { ...archive, transport, images: fromIndex(manifests, source) };
     }
     const saved = readDocument(files, "manifest.json", path);
     if (saved !== undefined) {
       const list = parse(savedSchema, saved, `${path}: manifest.json`);
-      return { ...archive, kind: "docker-archive", images: fromSaved(list, archive.source, files) };
+      const images = fromSaved(list, archive.source, files);
+      return { ...archive, transport: "docker-archive", images };
     }
     throw new CribError(
       "FailedPrecondition",

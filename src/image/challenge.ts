@@ -6,7 +6,7 @@ export interface Challenge {
   parameters: Map<string, string>;
 }
 
-const SCHEME = /^\s*,*\s*([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:[ \t]+|$|(?=,))/;
+const SCHEME = /^[\s,]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)(?:[ \t]+|$|(?=,))/;
 const PARAMETER =
   /^[\s,]*([!#$%&'*+.^_`|~0-9A-Za-z-]+)[ \t]*=[ \t]*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]*))/;
 

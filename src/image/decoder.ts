@@ -21,6 +21,13 @@ export interface Decoder {
   end(): void;
 }
 
+/** The same, whose pieces are taken one by one: for those who have to wait in between. */
+export interface PieceDecoder {
+  /** Each piece is lent until the next one is asked for. All must be taken. */
+  write(chunk: Buffer): Iterable<Buffer>;
+  end(): Iterable<Buffer>;
+}
+
 interface Handle {
   writeSync(
     flush: number,
@@ -41,6 +48,11 @@ interface Internals {
 }
 
 const OUTPUT_BYTES = 256 * 1024;
+/**
+ * A frame may want its last 32 MiB kept, which is what the best level of Go's encoder asks for. zstd's own
+ * limit, 128 MiB, is more than a whole pull may take.
+ */
+const ZSTD_OPTIONS = { params: { [constants.ZSTD_d_windowLogMax]: 25 } };
 const MAGIC_BYTES = 4;
 const NOTHING = Buffer.alloc(0);
 
@@ -57,42 +69,52 @@ export function detectCompression(magic: Uint8Array): "gzip" | "zstd" | "none" {
 
 /** A decoder that finds out the compression itself. */
 export function createDecoder(sink: (chunk: Buffer) => void): Decoder {
-  let head: Buffer = NOTHING;
-  let decoder: Decoder | undefined;
-  const begin = (): Decoder => {
-    const kind = detectCompression(head);
-    decoder = kind === "none" ? { write: sink, end() {} } : new HandleDecoder(kind, sink);
-    if (head.length > 0) decoder.write(head);
-    return decoder;
-  };
+  const decoder = createPieceDecoder();
   return {
     write(chunk) {
-      if (decoder !== undefined) {
-        decoder.write(chunk);
-        return;
-      }
-      head = head.length === 0 ? chunk : Buffer.concat([head, chunk]);
-      if (head.length >= MAGIC_BYTES) begin();
-      else head = Buffer.from(head);
+      for (const piece of decoder.write(chunk)) sink(piece);
     },
     end() {
-      (decoder ?? begin()).end();
+      for (const piece of decoder.end()) sink(piece);
     },
   };
 }
 
-class HandleDecoder implements Decoder {
+/** As `createDecoder`. */
+export function createPieceDecoder(): PieceDecoder {
+  let head: Buffer = NOTHING;
+  let decoder: PieceDecoder | undefined;
+  const begin = (): PieceDecoder => {
+    const kind = detectCompression(head);
+    decoder = kind === "none" ? PLAIN : new HandleDecoder(kind);
+    return decoder;
+  };
+  return {
+    write(chunk) {
+      if (decoder !== undefined) return decoder.write(chunk);
+      head = Buffer.concat([head, chunk]);
+      return head.length < MAGIC_BYTES ? [] : begin().write(head);
+    },
+    *end() {
+      if (decoder === undefined) yield* begin().write(head);
+      if (decoder !== undefined) yield* decoder.end();
+    },
+  };
+}
+
+const PLAIN: PieceDecoder = { write: (chunk) => (chunk.length > 0 ? [chunk] : []), end: () => [] };
+
+class HandleDecoder implements PieceDecoder {
   readonly #handle: Handle;
   readonly #state: Uint32Array;
-  readonly #sink: (chunk: Buffer) => void;
   readonly #output = Buffer.alloc(OUTPUT_BYTES);
   readonly #finish: number;
   readonly #kind: string;
   #error: string | undefined;
   #padding = false;
 
-  constructor(kind: "gzip" | "zstd", sink: (chunk: Buffer) => void) {
-    const stream = kind === "gzip" ? createGunzip() : createZstdDecompress();
+  constructor(kind: "gzip" | "zstd") {
+    const stream = kind === "gzip" ? createGunzip() : createZstdDecompress(ZSTD_OPTIONS);
     const internals = stream as unknown as Internals;
     this.#kind = kind;
     this.#handle = internals._handle;
@@ -101,18 +123,17 @@ class HandleDecoder implements Decoder {
       this.#error = message;
     };
     this.#finish = kind === "gzip" ? constants.Z_FINISH : constants.ZSTD_e_end;
-    this.#sink = sink;
   }
 
-  write(chunk: Buffer): void {
-    this.#run(constants.Z_NO_FLUSH, chunk);
+  write(chunk: Buffer): Iterable<Buffer> {
+    return this.#run(constants.Z_NO_FLUSH, chunk);
   }
 
-  end(): void {
-    if (!this.#padding) this.#run(this.#finish, NOTHING);
+  end(): Iterable<Buffer> {
+    return this.#padding ? [] : this.#run(this.#finish, NOTHING);
   }
 
-  #run(flush: number, input: Buffer): void {
+  *#run(flush: number, input: Buffer): Generator<Buffer, void, void> {
     let offset = 0;
     for (;;) {
       if (this.#padding) {
@@ -123,7 +144,7 @@ class HandleDecoder implements Decoder {
       this.#handle.writeSync(flush, input, offset, before, this.#output, 0, OUTPUT_BYTES);
       if (this.#error !== undefined) throw new DecodeError(`${this.#kind}: ${this.#error}`);
       const [space = 0, left = 0] = this.#state;
-      if (space < OUTPUT_BYTES) this.#sink(this.#output.subarray(0, OUTPUT_BYTES - space));
+      if (space < OUTPUT_BYTES) yield this.#output.subarray(0, OUTPUT_BYTES - space);
       offset += before - left;
       // Nothing taken, nothing given: what follows the last gzip member is padding of zeros.
       if (left > 0 && left === before && space === OUTPUT_BYTES) this.#padding = true;

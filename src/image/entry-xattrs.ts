@@ -1,5 +1,6 @@
 /** Extended attributes of a layer's entries: which are refused, left out, or set. */
-import { setXattr } from "../linux/file.ts";
+import { crc32 } from "node:zlib";
+import { getXattr, setXattr } from "../linux/file.ts";
 import { codeOf } from "../linux/kernel-file.ts";
 import { quote } from "./layer-path.ts";
 import type { TarEntry } from "./tar.ts";
@@ -21,6 +22,7 @@ export function checkXattrs(entry: TarEntry): void {
 
 /** Attributes that the file system cannot hold are left out; a lost capability is an error. */
 export function setXattrs(path: Buffer, entry: TarEntry): void {
+  if (entry.xattrs.size === 0) return;
   for (const [name, value] of entry.xattrs) {
     if (name === IGNORED) continue;
     try {
@@ -31,4 +33,13 @@ export function setXattrs(path: Buffer, entry: TarEntry): void {
       if (!mayFail || name === "security.capability") throw error;
     }
   }
+}
+
+/** What is there of an entry's attributes now, by the CRC-32 of their values; undefined when nothing is. */
+export function xattrsThere(path: Buffer, entry: TarEntry): Record<string, number> | undefined {
+  const there = [...entry.xattrs.keys()].flatMap((name): Array<[string, number]> => {
+    const value = name === IGNORED ? undefined : getXattr(path, name);
+    return value === undefined ? [] : [[name, crc32(value)]];
+  });
+  return there.length === 0 ? undefined : Object.fromEntries(there);
 }

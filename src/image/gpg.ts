@@ -7,6 +7,10 @@ import { runCommand } from "../linux/command.ts";
 
 const DEADLINE_MS = 20_000;
 const PAYLOAD_LIMIT_BYTES = 1024 * 1024;
+/** A message of 1 MiB may hold a thousand times as much: files end at 2 or 4 MiB, by the shell. */
+const LIMITED = 'ulimit -f 4096 && exec gpgv "$@"';
+/** The shell's exit code for a program that is not there. */
+const NOT_FOUND = 127;
 
 /**
  * Verifies a signed message and returns what was signed; undefined (with the reason in `why`) when it
@@ -42,18 +46,23 @@ export async function verifyOpenPgp(
 async function gpgv(home: string, argv: string[]): Promise<{ words: string[]; exitCode: number }> {
   try {
     const { stdout, exitCode } = await runCommand(
-      ["gpgv", "--homedir", home, "--status-fd", "1", ...argv],
+      ["sh", "-c", LIMITED, "gpgv", "--homedir", home, "--status-fd", "1", ...argv],
       { deadlineMs: DEADLINE_MS },
     );
+    if (exitCode === NOT_FOUND) throw notThere();
     const words = [...stdout.matchAll(/^\[GNUPG:\] ([A-Z_]+)/gm)].map(([, word]) => word ?? "");
     return { words, exitCode };
   } catch (error) {
     if ((error as { code?: unknown }).code !== "ENOENT") throw error;
-    throw new CribError(
-      "FailedPrecondition",
-      "policy.json asks for GPG signatures (signedBy), but the program gpgv is not in PATH",
-    );
+    throw notThere();
   }
+}
+
+function notThere(): CribError {
+  return new CribError(
+    "FailedPrecondition",
+    "policy.json asks for GPG signatures (signedBy), but the program gpgv is not in PATH",
+  );
 }
 
 function whyNot({ words, exitCode }: { words: string[]; exitCode: number }): string | undefined {

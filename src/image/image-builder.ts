@@ -24,7 +24,7 @@ export interface Build {
   resolved: ResolvedImage;
   /** See `NewImage.names`. */
   names: string[];
-  source: Pick<ImageSource, "name" | "signatures" | "stamp" | "pinned">;
+  source: Pick<ImageSource, "name" | "signatures" | "stamp" | "pinned" | "transport">;
   progress: PullProgress;
   signal: AbortSignal;
 }

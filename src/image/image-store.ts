@@ -1,6 +1,7 @@
 /** The images that are there: in memory for reading, written through to SQLite. */
 import type { Database } from "bun:sqlite";
 import * as v from "valibot";
+import { ARCHIVE_TRANSPORTS, type ArchiveTransport } from "../config/policy.ts";
 import { messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
 import { type ImageConfig, parseConfig } from "./manifest.ts";
@@ -37,6 +38,8 @@ export interface ImageSource {
   layers: Array<{ mediaType: string; digest: string; size: number }>;
   /** Of an archive: changes when the file does. */
   stamp?: string;
+  /** Of an archive: what policies call it. Those of older daemons do not say. */
+  transport?: ArchiveTransport;
   /** The image is pinned for as long as this source is known. */
   pinned?: boolean;
 }
@@ -76,6 +79,7 @@ const sourceSchema = v.object({
   ),
   layers: v.array(v.object({ mediaType: v.string(), digest: v.string(), size: v.number() })),
   stamp: v.optional(v.string()),
+  transport: v.optional(v.picklist(ARCHIVE_TRANSPORTS)),
   pinned: v.optional(v.boolean()),
 });
 const annotationsSchema = v.pipe(v.string(), v.parseJson(), v.record(v.string(), v.string()));
@@ -150,11 +154,14 @@ export class ImageStore {
     });
   }
 
-  /** Forgets a source of all images, and that it pinned them. */
-  forgetSource(name: string): void {
+  /** Forgets a source of all images but `kept`, and that it pinned them. */
+  forgetSource(name: string, kept: readonly string[]): void {
     const rows = this.#database
-      .query("DELETE FROM image_sources WHERE name = ? RETURNING image_id")
-      .all(name) as Array<{ image_id: string }>;
+      .query(
+        `DELETE FROM image_sources WHERE name = ? AND image_id NOT IN (SELECT value FROM json_each(?))
+         RETURNING image_id`,
+      )
+      .all(name, JSON.stringify(kept)) as Array<{ image_id: string }>;
     for (const { image_id } of rows) this.#load(image_id);
   }
 

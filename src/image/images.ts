@@ -4,11 +4,12 @@ import { createHash } from "node:crypto";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import type { Config } from "../config/config.ts";
-import { policyPath } from "../config/policy.ts";
+import { policyPath, readPolicy } from "../config/policy.ts";
 import { isShortName, type Registries, readRegistries } from "../config/registries-conf.ts";
 import { CribError } from "../error.ts";
 import { log } from "../observe/log.ts";
 import { LayerStore } from "../storage/layers.ts";
+import { sizeOfFiles } from "../storage/usage.ts";
 import type { Auth } from "./credentials.ts";
 import { type Image, ImageStore } from "./image-store.ts";
 import type { Importer, ImportOptions } from "./importer.ts";
@@ -32,6 +33,8 @@ export interface ImagesOptions {
   executable: readonly string[];
 }
 
+const scratchOf = (root: string) => join(root, "import");
+
 /** An id is also found by its beginning, if it is as long as Docker's short ids. */
 const ID_PREFIX = /^(?:sha256:)?([0-9a-f]{12,64})$/;
 
@@ -41,11 +44,14 @@ export class Images {
   readonly #layers: LayerStore;
   readonly #store: ImageStore;
   readonly #pulls = new SharedWork<symbol, Image>();
+  /** Takes archives while they are decompressed. */
+  readonly #scratch: string;
   #workers: Promise<Workers> | undefined;
 
   private constructor(options: ImagesOptions, layers: LayerStore) {
     this.#options = options;
     this.#layers = layers;
+    this.#scratch = scratchOf(options.root);
     this.#store = new ImageStore(options.database, pinnedBy(options.config.image.pinned));
   }
 
@@ -53,7 +59,7 @@ export class Images {
   static async open(options: ImagesOptions): Promise<Images> {
     const layers = new LayerStore(options);
     await layers.recover();
-    await rm(join(options.root, "import"), { recursive: true, force: true });
+    await rm(scratchOf(options.root), { recursive: true, force: true });
     return new Images(options, layers);
   }
 
@@ -121,9 +127,9 @@ export class Images {
     return new Map([...stamps].map(([name, stamp]) => [name.slice("archive:".length), stamp]));
   }
 
-  /** An archive is gone: what it pinned is pinned by it no more. */
-  forgetArchive(path: string): void {
-    this.#store.forgetSource(`archive:${path}`);
+  /** An archive is gone, or has changed: what it pinned, but the `kept` ids, is pinned by it no more. */
+  forgetArchive(path: string, kept: readonly string[] = []): void {
+    this.#store.forgetSource(`archive:${path}`, kept);
   }
 
   /** Removes the images that are neither pinned nor `inUse`; returns them. */
@@ -169,18 +175,22 @@ export class Images {
   /**
    * Checks again, from what was kept at the pull, that policy.json (or the namespace's own policy) lets
    * an image be used. `text` is the name that the pod gives it; where that is none (an id, or empty),
-   * one of the image's names must be accepted.
+   * one of the image's names must be accepted. Of an image that was imported it is enough that the
+   * policy lets the archive be used, as when it was imported.
    *
    * @throws CribError as `requireTrust` does.
    */
   async verify(image: Image, text: string, namespace: string): Promise<void> {
-    const { policyPaths, requireTrust, requirementsOf } = await import("./trust.ts");
+    const { acceptsArchive, policyPaths, requireTrust, requirementsOf } = await import(
+      "./trust.ts"
+    );
     const paths = policyPaths(this.#options.config.image);
     const sources = this.#store.sources(image.id);
     const evidence = {
       digests: sources.flatMap(({ digests }) => digests),
       signatures: sources.flatMap(({ signatures }) => signatures),
     };
+    if (acceptsArchive(readPolicy(policyPath(paths, namespace)), sources)) return;
     let failure: unknown;
     for (const reference of this.#namesOf(image, text)) {
       try {
@@ -213,14 +223,18 @@ export class Images {
     return names.length > 0 ? names : [parseReference(`localhost/unnamed@${image.id}`)];
   }
 
-  /** What all layers take on disk, including those that only containers still use. */
+  /**
+   * What images take on disk: layers, including those that only containers still use, their lists of
+   * files, and archives that are being imported.
+   */
   fsInfo(): { mountpoint: string; usedBytes: number; inodesUsed: number } {
-    const total = { mountpoint: this.#layers.directory, usedBytes: 0, inodesUsed: 0 };
-    for (const { bytes, inodes } of this.#layers.list()) {
-      total.usedBytes += bytes;
-      total.inodesUsed += inodes;
-    }
-    return total;
+    const { bytes, inodes } = this.#layers.usage();
+    const scratch = sizeOfFiles(this.#scratch);
+    return {
+      mountpoint: this.#layers.directory,
+      usedBytes: bytes + scratch.bytes,
+      inodesUsed: inodes + scratch.inodes,
+    };
   }
 
   #byName(text: string): Image | undefined {
@@ -261,7 +275,7 @@ export class Images {
         import("./importer.ts"),
         import("./repair.ts"),
       ]);
-    const { config, executable, root } = this.#options;
+    const { config, executable } = this.#options;
     const limit = config.image.download_limit_bytes_per_second;
     const options = {
       config: config.image,
@@ -272,7 +286,7 @@ export class Images {
       bandwidth: limit === 0 ? undefined : new Bandwidth(limit),
     };
     const builder = new ImageBuilder(options);
-    const scratch = join(root, "import");
+    const scratch = { directory: this.#scratch, maxBytes: config.image.max_layer_bytes };
     return {
       puller: new Puller({ ...options, builder }),
       importer: new Importer({ ...options, builder, scratch }),

@@ -1,9 +1,11 @@
 /** Images from archives on this node, for nodes without a registry. */
+import { realpathSync } from "node:fs";
 import type { Config } from "../config/config.ts";
-import { readPolicy, requirementsForTransport } from "../config/policy.ts";
+import { readPolicy, requirementsForArchive } from "../config/policy.ts";
 import { CribError } from "../error.ts";
 import { log } from "../observe/log.ts";
 import { type Archive, type ArchivedImage, namesOfArchived, openArchive } from "./archive.ts";
+import type { ScratchOptions } from "./archive-files.ts";
 import { stampOf } from "./archive-stamp.ts";
 import type { ImageBuilder } from "./image-builder.ts";
 import type { Image } from "./image-store.ts";
@@ -23,14 +25,14 @@ export interface ImportOptions {
 export class Importer {
   readonly #config: Config["image"];
   readonly #builder: ImageBuilder;
-  readonly #scratch: string;
+  readonly #scratch: ScratchOptions;
   readonly #progress: Progress;
 
   /** `scratch` takes archives while they are decompressed. */
   constructor(options: {
     config: Config["image"];
     builder: ImageBuilder;
-    scratch: string;
+    scratch: ScratchOptions;
     progress: Progress;
   }) {
     this.#config = options.config;
@@ -73,13 +75,14 @@ export class Importer {
     const resolved = await archived.resolve(hostPlatform(), signal);
     const shown = references[0] ?? parseReference(`localhost/unnamed@${resolved.id}`);
     const policy = readPolicy(this.#config.policy);
-    const requirements = requirementsForTransport(policy, archive.kind);
+    const { transport } = archive;
+    const requirements = requirementsForArchive(policy, transport, realpathSync(path));
     await requireTrust(requirements, shown, { digests: resolved.digests, signatures: [] });
     const names = references.flatMap((reference) => [
       ...(reference.digest === undefined ? [formatReference(reference)] : []),
       ...(resolved.digest === "" ? [] : [`${nameOf(reference)}@${resolved.digest}`]),
     ]);
-    const source = { name: `archive:${path}`, signatures: [], stamp, pinned };
+    const source = { name: `archive:${path}`, signatures: [], stamp, pinned, transport };
     const image = await this.#progress.run(names[0] ?? resolved.id, (progress) =>
       this.#builder.build({ resolved, names, source, progress, signal }, [archive.source]),
     );

@@ -11,6 +11,9 @@ import { Semaphore } from "./semaphore.ts";
 import { SharedWork } from "./shared-work.ts";
 import { unpackLayer } from "./unpacker.ts";
 
+/** Each takes up to 50 MB, and all with the daemon no more than 200 MB. */
+const CHILD_LIMIT = 4;
+
 export interface WantedLayer {
   chainId: string;
   diffId: string;
@@ -37,7 +40,8 @@ export class LayerPuller {
   constructor(options: LayerPullerOptions) {
     this.#options = options;
     // More children than processors take memory, and the daemon's turn, without being faster.
-    this.#slots = new Semaphore(Math.min(options.maxParallel, availableParallelism() + 1));
+    const most = Math.min(CHILD_LIMIT, availableParallelism() + 1);
+    this.#slots = new Semaphore(Math.min(options.maxParallel, most));
   }
 
   /**

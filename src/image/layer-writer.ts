@@ -12,13 +12,16 @@ import {
   mkdirSync,
   readdirSync,
   rmSync,
+  type Stats,
   symlinkSync,
 } from "node:fs";
+import { crc32 } from "node:zlib";
 import { deviceNumber, mknod, setTimes, setXattr } from "../linux/file.ts";
 import { codeOf } from "../linux/kernel-file.ts";
 import { SyscallError } from "../linux/libc.ts";
-import { type IndexRecord, indexLine } from "../storage/layer-index.ts";
-import { checkXattrs, setXattrs } from "./entry-xattrs.ts";
+import { type IndexRecord, indexLine, xattrLine } from "../storage/layer-index.ts";
+import { DirectoryList } from "./directory-list.ts";
+import { checkXattrs, setXattrs, xattrsThere } from "./entry-xattrs.ts";
 import { FileWriter } from "./file-writer.ts";
 import { type LayerPath, placeEntry, quote, splitPath, toBytes } from "./layer-path.ts";
 import type { TarEntry, TarSink } from "./tar.ts";
@@ -40,10 +43,7 @@ export class LayerWriter implements TarSink {
   #bytes = 0;
   /** The regular file whose data comes. */
   #file: { path: LayerPath; entry: TarEntry } | undefined;
-  /** Those that were made here; what they take is known when they are full. */
-  readonly #made = new Set<string>();
-  /** In the order of their making; times are set last, in reverse, since their content changes them. */
-  readonly #directories: Array<{ path: Buffer; entry: TarEntry }> = [];
+  readonly #directories = new DirectoryList();
 
   /** `index` gets a line for each file, see src/storage/layer-index.ts. */
   constructor(options: { maxEntries: number; index?: (line: string) => void }) {
@@ -81,6 +81,7 @@ export class LayerWriter implements TarSink {
       const done = this.#writer.close();
       this.#bytes += done.bytes;
       this.#note(file.path, done.record);
+      this.#noteXattrs(file.path, file.entry);
     } catch (error) {
       throw explain(error, file.entry);
     }
@@ -90,24 +91,34 @@ export class LayerWriter implements TarSink {
     this.#index(indexLine(path, record));
   }
 
+  #noteXattrs(path: LayerPath, entry: TarEntry): void {
+    const xattrs = entry.xattrs.size === 0 ? undefined : xattrsThere(toBytes(path), entry);
+    if (xattrs !== undefined) this.#index(xattrLine(path, xattrs));
+  }
+
+  #makeOpaque(path: LayerPath): void {
+    setXattr(toBytes(path), OPAQUE_XATTR, OPAQUE_VALUE);
+    this.#index(xattrLine(path, { [OPAQUE_XATTR]: crc32(OPAQUE_VALUE) }));
+  }
+
   #noteSpecial(path: LayerPath, bytes: Buffer): void {
     const { mode, rdev } = lstatSync(bytes);
     this.#note(path, { kind: "special", type: mode & constants.S_IFMT, device: rdev });
   }
 
-  /** Sets the directories' times; returns what the layer takes on disk, its root included. */
+  /** Sets the directories' times, which their content changes; returns what the layer takes on disk, its root included. */
   finish(): { bytes: number; inodes: number } {
-    for (const { path, entry } of this.#directories.reverse()) {
-      const stat = lstatSync(path, { throwIfNoEntry: false });
-      if (stat?.isDirectory()) setTimes(path, entry.atime, entry.mtime);
+    const root = lstatSync("/");
+    // By inode: they may be mentioned again, and a symlink may give one two names.
+    const counted = new Set([root.ino]);
+    let bytes = this.#bytes + root.blocks * BLOCK_BYTES;
+    for (const { path, times } of this.#directories) {
+      const stat = statusAt(path);
+      if (!stat?.isDirectory()) continue;
+      if (times !== undefined) setTimes(path, times.atime, times.mtime);
+      if (!counted.has(stat.ino)) bytes += stat.blocks * BLOCK_BYTES;
+      counted.add(stat.ino);
     }
-    // By inode: a symlink may give a directory two names.
-    const directories = new Map<number, number>();
-    for (const path of ["/", ...this.#made]) {
-      const stat = lstatSync(Buffer.from(path, "latin1"), { throwIfNoEntry: false });
-      if (stat?.isDirectory()) directories.set(stat.ino, stat.blocks * BLOCK_BYTES);
-    }
-    const bytes = [...directories.values()].reduce((sum, one) => sum + one, this.#bytes);
     return { bytes, inodes: this.#inodes + 1 };
   }
 
@@ -147,6 +158,7 @@ export class LayerWriter implements TarSink {
     } else {
       this.#noteSpecial(path, bytes);
     }
+    this.#noteXattrs(path, entry);
   }
 
   #makeDirectory(path: LayerPath, entry: TarEntry): void {
@@ -158,7 +170,8 @@ export class LayerWriter implements TarSink {
     const { uid, gid } = entry;
     const mode = entry.xattrs.size === 0 ? entry.mode : lstatSync(bytes).mode & 0o7777;
     this.#note(path, { kind: "directory", mode, uid, gid });
-    this.#directories.push({ path: bytes, entry });
+    this.#noteXattrs(path, entry);
+    this.#directories.add(bytes, entry);
   }
 
   #makeLink(path: LayerPath, bytes: Buffer, entry: TarEntry): void {
@@ -193,10 +206,9 @@ export class LayerWriter implements TarSink {
       this.#remove(path);
       mkdirSync(bytes, { mode });
       // A whiteout and a directory of one name: the directory replaces what lies below.
-      if (isWhiteout(existing)) setXattr(bytes, OPAQUE_XATTR, OPAQUE_VALUE);
+      if (isWhiteout(existing)) this.#makeOpaque(path);
     }
     this.#inodes += 1;
-    this.#made.add(bytes.toString("latin1"));
     this.#note(path, { kind: "directory", mode, uid: 0, gid: 0 });
   }
 
@@ -211,6 +223,7 @@ export class LayerWriter implements TarSink {
         throw new TarError(`${quote(bytes)} is no directory, but has an entry below it`);
       }
       this.#ensureDirectory(parent, bytes, PARENT_MODE);
+      this.#directories.add(bytes);
     }
   }
 
@@ -223,14 +236,17 @@ export class LayerWriter implements TarSink {
       this.#noteSpecial(path, bytes);
     } else if (existing.isDirectory()) {
       // The mark hides lower layers only: what this layer itself has stays.
-      setXattr(bytes, OPAQUE_XATTR, OPAQUE_VALUE);
+      this.#makeOpaque(path);
     }
   }
 
   #opaque(path: LayerPath): void {
     const bytes = toBytes(path);
-    if (path.length > 0) this.#ensureDirectory(path, bytes, PARENT_MODE);
-    setXattr(bytes, OPAQUE_XATTR, OPAQUE_VALUE);
+    if (path.length > 0) {
+      this.#ensureDirectory(path, bytes, PARENT_MODE);
+      this.#directories.add(bytes);
+    }
+    this.#makeOpaque(path);
   }
 
   /** A later entry replaces an earlier one of the same name, whatever that is. */
@@ -248,10 +264,19 @@ export class LayerWriter implements TarSink {
       for (const name of readdirSync(bytes, { encoding: "buffer" })) {
         this.#discount(Buffer.concat([bytes, SLASH, name]));
       }
-      this.#made.delete(bytes.toString("latin1"));
     } else if (stat.nlink > 1) return;
     else this.#bytes -= stat.blocks * BLOCK_BYTES;
     this.#inodes -= 1;
+  }
+}
+
+/** Undefined when it is gone, or what was above it is no directory any more. */
+function statusAt(path: Buffer): Stats | undefined {
+  try {
+    return lstatSync(path);
+  } catch (error) {
+    if (["ENOENT", "ENOTDIR", "ELOOP"].includes(codeOf(error))) return undefined;
+    throw error;
   }
 }
 

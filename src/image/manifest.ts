@@ -8,6 +8,8 @@ import { isDigest } from "./reference.ts";
 const LAYER_LIMIT = 256;
 
 const digest = v.pipe(v.string(), v.check(isDigest, "is not a sha256 or sha512 digest"));
+/** What Crib hashes while it unpacks; nobody makes others. */
+const diffId = v.pipe(v.string(), v.regex(/^sha256:[a-f0-9]{64}$/, "is not a sha256 digest"));
 const annotations = v.optional(v.nullable(v.record(v.string(), v.string())));
 const descriptorSchema = v.object({
   mediaType: v.string(),
@@ -51,7 +53,7 @@ const configSchema = v.object({
   variant: text,
   created: text,
   config: v.optional(v.nullable(imageConfigSchema)),
-  rootfs: v.object({ type: v.literal("layers"), diff_ids: v.nullable(v.array(digest)) }),
+  rootfs: v.object({ type: v.literal("layers"), diff_ids: v.nullable(v.array(diffId)) }),
 });
 
 export type Descriptor = v.InferOutput<typeof descriptorSchema>;

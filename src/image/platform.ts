@@ -1,4 +1,5 @@
 /** Choosing from an index what runs on this machine. */
+import { readFileSync } from "node:fs";
 import type { Descriptor } from "./manifest.ts";
 import { DOCKER_LIST, OCI_INDEX } from "./media-types.ts";
 
@@ -9,15 +10,38 @@ export interface Platform {
   variants: readonly string[];
 }
 
-/** This machine, in Go's names. */
-export function hostPlatform(arch: string = process.arch): Platform {
+/** This machine, in Go's names; `flags` are those of an x86 processor. */
+export function hostPlatform(arch: string = process.arch, flags = cpuFlags): Platform {
   switch (arch) {
     case "arm64":
       return { os: "linux", architecture: "arm64", variants: ["v8", ""] };
     case "x64":
-      return { os: "linux", architecture: "amd64", variants: ["", "v1"] };
+      return { os: "linux", architecture: "amd64", variants: ["", "v1", ...amd64Levels(flags())] };
     default:
       return { os: "linux", architecture: arch, variants: [""] };
+  }
+}
+
+/** Of the x86-64 psABI, as Linux names them; each level needs those before it. */
+const AMD64_LEVELS: ReadonlyArray<[variant: string, flags: string]> = [
+  ["v2", "cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3"],
+  ["v3", "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave"],
+];
+
+/** The variants of amd64 that a processor with these flags runs, besides v1. */
+function amd64Levels(flags: ReadonlySet<string>): string[] {
+  const missing = AMD64_LEVELS.findIndex(([, needed]) =>
+    needed.split(" ").some((flag) => !flags.has(flag)),
+  );
+  return AMD64_LEVELS.slice(0, missing < 0 ? undefined : missing).map(([variant]) => variant);
+}
+
+function cpuFlags(): Set<string> {
+  try {
+    const line = /^flags\s*:(.*)$/m.exec(readFileSync("/proc/cpuinfo", "utf8"))?.[1] ?? "";
+    return new Set(line.trim().split(" "));
+  } catch {
+    return new Set();
   }
 }
 

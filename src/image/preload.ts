@@ -8,23 +8,36 @@ import type { ImportOptions } from "./importer.ts";
 
 /** What is done with the archives; `Images` is it. */
 export interface PreloadStore {
-  import(path: string, options: ImportOptions): Promise<unknown>;
+  import(path: string, options: ImportOptions): Promise<ReadonlyArray<{ id: string }>>;
   archiveStamps(directory: string): Map<string, string>;
-  forgetArchive(path: string): void;
+  /** `kept` are the ids of images that still come from it. */
+  forgetArchive(path: string, kept?: readonly string[]): void;
 }
 
 /** A file that is still being written changes again within this time. */
 const QUIET_MS = 1000;
+/** Times the quiet time: after a failure, twice as long after each further one, and at most. */
+const FIRST_RETRY = 4;
+const LAST_RETRY = 300;
+
+/** An archive that could not be imported: still being copied, on a disk that was full, refused, broken. */
+interface Failure {
+  stamp: string;
+  attempts: number;
+  retryAtMs: number;
+  message: string;
+}
 
 export class Preload {
   readonly #directory: string;
   readonly #store: PreloadStore;
   readonly #quietMs: number;
-  /** Archives that could not be imported, with the stamp they had: tried again when they change. */
-  readonly #failed = new Map<string, string>();
+  readonly #failed = new Map<string, Failure>();
   #watcher: FSWatcher | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
+  #retry: ReturnType<typeof setTimeout> | undefined;
   #running = false;
+  #stopped = false;
   #again = false;
 
   constructor(directory: string, store: PreloadStore, quietMs = QUIET_MS) {
@@ -49,6 +62,8 @@ export class Preload {
   stop(): void {
     this.#watcher?.close();
     clearTimeout(this.#timer);
+    clearTimeout(this.#retry);
+    this.#stopped = true;
   }
 
   /** Waits until nothing has changed for a while. */
@@ -71,11 +86,21 @@ export class Preload {
       this.#complain(error);
     } finally {
       this.#running = false;
+      this.#retryLater();
       if (this.#again) {
         this.#again = false;
         this.#soon();
       }
     }
+  }
+
+  /** Comes back for what has failed. */
+  #retryLater(): void {
+    clearTimeout(this.#retry);
+    const next = Math.min(...[...this.#failed.values()].map(({ retryAtMs }) => retryAtMs));
+    if (this.#stopped || !Number.isFinite(next)) return;
+    this.#retry = setTimeout(() => void this.scan(), Math.max(1, next - performance.now()));
+    this.#retry.unref();
   }
 
   async #scanOnce(): Promise<void> {
@@ -92,18 +117,36 @@ export class Preload {
   }
 
   async #importOne(path: string, known: string | undefined): Promise<void> {
+    const failure = this.#failed.get(path);
     let stamp = "";
     try {
       stamp = stampOf(path);
-      if (stamp === known || stamp === this.#failed.get(path)) return;
-      // What an earlier file of that name pinned is pinned by it no more.
-      if (known !== undefined) this.#store.forgetArchive(path);
-      await this.#store.import(path, { pinned: true });
+      if (stamp === known) return;
+      if (stamp === failure?.stamp && performance.now() < failure.retryAtMs) return;
+      const images = await this.#store.import(path, { pinned: true });
+      // What an earlier file of that name pinned, and this one does not have, is pinned by it no more.
+      if (known !== undefined) {
+        this.#store.forgetArchive(
+          path,
+          images.map(({ id }) => id),
+        );
+      }
       this.#failed.delete(path);
     } catch (error) {
-      this.#failed.set(path, stamp);
-      log().error({ archive: path, error: messageOf(error) }, "an archive cannot be imported");
+      this.#fail(path, stamp, messageOf(error));
     }
+  }
+
+  #fail(path: string, stamp: string, message: string): void {
+    const before = this.#failed.get(path);
+    const attempts = before?.stamp === stamp ? before.attempts + 1 : 0;
+    const pauseMs = this.#quietMs * Math.min(FIRST_RETRY * 2 ** attempts, LAST_RETRY);
+    this.#failed.set(path, { stamp, attempts, message, retryAtMs: performance.now() + pauseMs });
+    if (before?.message === message) return;
+    log().error(
+      { archive: path, error: message },
+      "an archive cannot be imported: tried again later",
+    );
   }
 
   #complain(error: unknown): void {

@@ -46,6 +46,7 @@ export class RegistryClient {
   readonly #insecure: (host: string) => boolean;
   #base: string | undefined;
   #authorization: string | undefined;
+  #renewal: Promise<string> | undefined;
   #credentials: Promise<Credentials | undefined> | undefined;
 
   constructor(options: RegistryOptions) {
@@ -95,13 +96,27 @@ export class RegistryClient {
   async #get(path: string, headers: Record<string, string>): Promise<HttpResponse> {
     this.#base ??= await this.#findBase();
     const url = `${this.#base}/v2/${this.#options.source.repository}/${path}`;
-    const response = await this.#follow(url, headers);
-    // Only the registry's own wish for credentials counts, not that of a host it redirects to.
-    const own = new URL(response.url).origin === new URL(url).origin;
-    if (response.status !== 401 || !own) return response;
-    response.discard();
-    this.#authorization = await this.#authorize(response);
-    return this.#follow(url, headers);
+    const { origin } = new URL(url);
+    for (let renewals = 0; ; ) {
+      const used = this.#authorization;
+      const response = await this.#follow(url, headers);
+      // Only the registry's own wish for credentials counts, not that of a host it redirects to.
+      const own = new URL(response.url).origin === origin;
+      if (response.status !== 401 || !own || renewals > 0) return response;
+      response.discard();
+      // Another layer may have renewed them meanwhile.
+      if (this.#authorization !== used) continue;
+      renewals += 1;
+      await this.#renew(response);
+    }
+  }
+
+  /** Once for all requests that wait for it. */
+  async #renew(response: HttpResponse): Promise<void> {
+    this.#renewal ??= this.#authorize(response).finally(() => {
+      this.#renewal = undefined;
+    });
+    this.#authorization = await this.#renewal;
   }
 
   /** https, or plain http for an insecure or loopback registry that does not answer to https. */

@@ -6,6 +6,7 @@ import { log } from "../observe/log.ts";
 import { checkLayer } from "../storage/check-layer.ts";
 import type { Layer, LayerStore } from "../storage/layers.ts";
 import { openArchive } from "./archive.ts";
+import type { ScratchOptions } from "./archive-files.ts";
 import type { Bandwidth } from "./bandwidth.ts";
 import type { BlobSource } from "./blob.ts";
 import type { ImageBuilder } from "./image-builder.ts";
@@ -32,7 +33,7 @@ export interface RepairOptions {
   layers: LayerStore;
   store: ImageStore;
   builder: ImageBuilder;
-  scratch: string;
+  scratch: ScratchOptions;
   bandwidth: Bandwidth | undefined;
 }
 
@@ -84,8 +85,8 @@ export class Repair {
         log().info({ chainId: layer.chainId, source: source.name }, "a layer is repaired");
         return "";
       } catch (error) {
-        if (!(error instanceof CribError)) throw error;
-        reasons.push(messageOf(error));
+        // Whatever it is: the other layers want to be looked at too.
+        reasons.push(`${messageOf(error)}${hintFor(error)}`);
       }
     }
     const reason = reasons.join("; ") || "nobody knows where it came from";
@@ -127,4 +128,12 @@ export class Repair {
     const { registries_conf: file, registries_conf_dir: directory } = this.#options.config;
     return readRegistries({ file, directory });
   }
+}
+
+function hintFor(error: unknown): string {
+  const refused =
+    error instanceof CribError && ["Unauthenticated", "PermissionDenied"].includes(error.code);
+  return refused
+    ? " (credentials of a pull are not kept: put them into image.auth_file, or remove and pull the image)"
+    : "";
 }

@@ -1,12 +1,15 @@
 /** The decision of policy.json about an image (containers-policy.json(5)). */
+import { realpathSync } from "node:fs";
 import {
   type Policy,
   policyPath,
   type Requirement,
   readPolicy,
   requirementsFor,
+  requirementsForArchive,
 } from "../config/policy.ts";
 import { CribError } from "../error.ts";
+import type { ImageSource } from "./image-store.ts";
 import { formatReference, nameOf, type Reference } from "./reference.ts";
 import { type Claim, type Signature, SignatureError } from "./signature.ts";
 import { type Verifier, verifier } from "./signature-verifier.ts";
@@ -39,6 +42,25 @@ export function requirementsOf(
   const policy: Policy = readPolicy(policyPath(paths, namespace));
   const name = nameOf(reference);
   return requirementsFor(policy, name, formatReference(reference).slice(name.length));
+}
+
+/** Whether one of the archives that an image came from may be used whatever is in it. */
+export function acceptsArchive(policy: Policy, sources: readonly ImageSource[]): boolean {
+  return sources.some(({ name, transport }) => {
+    if (transport === undefined) return false;
+    // Where it was; it need not be there any more.
+    const path = name.slice("archive:".length);
+    const requirements = requirementsForArchive(policy, transport, realPath(path));
+    return requirements.every(({ type }) => type === "insecureAcceptAnything");
+  });
+}
+
+function realPath(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    return path;
+  }
 }
 
 /** Whether any of the requirements looks at signatures. */

@@ -22,7 +22,7 @@ export interface UnpackOptions {
 
 type Done = Extract<UnpackReport, { kind: "done" }>;
 
-const OUTPUT_LIMIT_BYTES = 1024 * 1024;
+const LINE_LIMIT = 64 * 1024;
 const STDERR_LIMIT = 2000;
 /** Of a layer whose archive looks bad, to find out whether it only came so. */
 const READ_ON_LIMIT_BYTES = 256 * 1024 * 1024;
@@ -158,13 +158,11 @@ class UnpackChild {
   async #readReports(): Promise<void> {
     const decoder = new TextDecoder();
     let text = "";
-    let total = 0;
     for await (const chunk of this.#process.stdout) {
-      total += chunk.length;
-      if (total > OUTPUT_LIMIT_BYTES) throw new Error("crib unpack: too much output");
       text += decoder.decode(chunk, { stream: true });
       const lines = text.split("\n");
       text = lines.pop() ?? "";
+      if (text.length > LINE_LIMIT) throw new Error("crib unpack: a line without an end");
       for (const line of lines) this.#last = v.parse(unpackReportSchema, JSON.parse(line));
       if (this.#limitMs > 0) this.#watch(this.#limitMs);
     }

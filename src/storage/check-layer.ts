@@ -2,6 +2,7 @@
 import { constants } from "node:fs";
 import { lstat, open, readdir, readlink } from "node:fs/promises";
 import { crc32 } from "node:zlib";
+import { getXattr } from "../linux/file.ts";
 import { type IndexNode, type IndexRecord, readIndex } from "./layer-index.ts";
 
 const CHUNK_BYTES = 256 * 1024;
@@ -52,6 +53,7 @@ class Check {
     const path = this.#path(name);
     try {
       if (node.record !== undefined) await this.#compare(name, path, node.record);
+      this.#compareXattrs(name, path, node.xattrs ?? {});
       if (node.children.size > 0 || node.record?.kind === "directory" || name === "") {
         await this.#children(node, name, path);
       }
@@ -71,11 +73,19 @@ class Check {
     for (const [child, next] of node.children) await this.node(next, below(child));
   }
 
+  #compareXattrs(name: string, path: Buffer, xattrs: Readonly<Record<string, number>>): void {
+    for (const [key, crc] of Object.entries(xattrs)) {
+      const value = getXattr(path, key);
+      if (value === undefined) this.#report(name, `has lost its attribute ${key}`);
+      else if (crc32(value) !== crc) this.#report(name, `has another attribute ${key}`);
+    }
+  }
+
   async #compare(name: string, path: Buffer, record: IndexRecord): Promise<void> {
     const stat = await lstat(path);
     const wrong = (what: string) => this.#report(name, what);
     if (record.kind === "hardlink") {
-      // What it was linked to may have been replaced by a later entry of the archive.
+      // Linked through a symlink: the list does not know to what.
       if (stat.isDirectory()) wrong("is no longer the link that it was");
       return;
     }

@@ -12,6 +12,7 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
+import { sizeOf, sizeOfFiles } from "./usage.ts";
 
 /** A committed layer. `bytes` are those on disk (whole blocks). */
 export interface Layer {
@@ -80,6 +81,18 @@ export class LayerStore {
 
   list(): Layer[] {
     return (this.#database.query("SELECT * FROM layers").all() as Row[]).map(toLayer);
+  }
+
+  /** What all of them take on disk, with their lists of files; not those that are being made. */
+  usage(): { bytes: number; inodes: number } {
+    const usage = { bytes: 0, inodes: 0 };
+    const lists = sizeOfFiles(this.#indexDirectory);
+    const own = sizeOf(this.directory);
+    for (const { bytes, inodes } of [...this.list(), lists, own]) {
+      usage.bytes += bytes;
+      usage.inodes += inodes;
+    }
+    return usage;
   }
 
   get(chainId: string): Layer | undefined {

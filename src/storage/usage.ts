@@ -1,4 +1,6 @@
+import { lstatSync, readdirSync } from "node:fs";
 import { lstat, readdir } from "node:fs/promises";
+import { join } from "node:path";
 
 const BLOCK_BYTES = 512;
 
@@ -41,4 +43,24 @@ async function ifThere<T>(promise: Promise<T>): Promise<T | undefined> {
     if (code === "ENOENT" || code === "ENOTDIR") return undefined;
     throw error;
   }
+}
+
+/** Bytes on disk of one file or directory, without what is in it; nothing when it is not there. */
+export function sizeOf(path: string): { bytes: number; inodes: number } {
+  const stat = lstatSync(path, { throwIfNoEntry: false });
+  return stat === undefined
+    ? { bytes: 0, inodes: 0 }
+    : { bytes: stat.blocks * BLOCK_BYTES, inodes: 1 };
+}
+
+/** The same of a directory with the few files in it, at once. */
+export function sizeOfFiles(directory: string): { bytes: number; inodes: number } {
+  const total = sizeOf(directory);
+  if (total.inodes === 0) return total;
+  for (const name of readdirSync(directory)) {
+    const { bytes, inodes } = sizeOf(join(directory, name));
+    total.bytes += bytes;
+    total.inodes += inodes;
+  }
+  return total;
 }

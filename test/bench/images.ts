@@ -3,12 +3,11 @@
  *
  *   npm run bench:images -- [--rounds N] [--json FILE] [--only big,ten,...]
  *
- * Every pull meets a fresh store, in turns. Exit status 1 when a budget is missed. The file system
- * below TMPDIR should be a journaled one; others are slow at many small files for everybody.
+ * Every pull meets a fresh store, in turns. Exit status 1 when a budget is missed. Where the file
+ * system below TMPDIR has no journal, all stores are on one that has (`journaled.ts`).
  */
 import { createHash, randomBytes } from "node:crypto";
-import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
-import { tmpdir } from "node:os";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import type { CriClients } from "../../src/cli/cri-client.ts";
@@ -17,19 +16,22 @@ import { type ImageSpec, pushImage, startRegistry } from "../fixtures/registry.t
 import { type TarSpec, tarball } from "../fixtures/tar.ts";
 import { startContainerd } from "./containerd.ts";
 import { type Figure, median, percentile, table, timed, verdict } from "./figures.ts";
+import { journaledDirectory } from "./journaled.ts";
 import { pssKib } from "./memory.ts";
 
 const { values: options } = parseArgs({
   options: {
     rounds: { type: "string", default: "5" },
     json: { type: "string" },
-    only: { type: "string", default: "big,ten,small,zstd" },
+    only: { type: "string", default: "big,ten,small,zstd,huge" },
   },
 });
 const rounds = Number(options.rounds);
 const MB = 1_000_000;
 const SAMPLE_MS = 10;
-const MEMORY_LIMIT_KIB = (200 * 1024 * 1024) / 1024;
+const MEMORY_LIMIT_KIB = (200 * MB) / 1024;
+/** Of which the largest peak counts. */
+const MEMORY_ROUNDS = 3;
 const STALL_LIMIT_MS = 50;
 const LIMITS: Record<string, number> = { big: 0.6, ten: 0.6, small: 0.6, zstd: 0.9 };
 const NAMES: Record<string, string> = {
@@ -37,10 +39,14 @@ const NAMES: Record<string, string> = {
   ten: "ten layers of 20 MB, gzip",
   small: "20,000 small files, gzip",
   zstd: "one layer of 200 MB, zstd",
+  huge: "eight layers of 200 MB, zstd",
 };
+/** Only their memory and stalls are measured. */
+const UNTIMED = new Set(["huge"]);
 
 const say = (text: string) => process.stderr.write(`bench: ${text}\n`);
-const directory = mkdtempSync(join(tmpdir(), "crib-bench-images-"));
+const journaled = journaledDirectory("crib-bench-images-");
+const directory = journaled.path;
 
 /** Half noise, half text: it compresses to about the half, as programs do. */
 function content(bytes: number, seed: string): Buffer {
@@ -64,6 +70,10 @@ const IMAGES: Record<string, () => ImageSpec> = {
   }),
   small: () => ({ layers: [tarball(files(20_000, 4096, "small"))] }),
   zstd: () => ({ layers: [tarball(files(200, MB, "zstd"))], compression: "zstd" }),
+  huge: () => ({
+    layers: Array.from({ length: 8 }, (_, index) => tarball(files(200, MB, `huge-${index}`))),
+    compression: "zstd",
+  }),
 };
 
 interface Daemon extends CriClients {
@@ -177,7 +187,7 @@ async function stalls(name: string, image: string): Promise<number[]> {
 }
 
 async function measure(kind: string, image: string): Promise<void> {
-  for (let round = 0; round < rounds; round++) {
+  for (let round = 0; round < rounds && !UNTIMED.has(kind); round++) {
     for (const name of ["crib", "containerd"]) {
       const ms = await withDaemon(name, image, (daemon) => timed(() => pull(daemon, image)));
       keep(kind, name, ms);
@@ -185,9 +195,15 @@ async function measure(kind: string, image: string): Promise<void> {
     if (kind !== "zstd") keep(kind, "skopeo+umoci", await timed(() => skopeoUmoci(image)));
   }
   for (const name of ["crib", "containerd"]) {
-    keep(`${kind} memory`, name, await peakKib(name, image));
-    const times = await stalls(name, image);
+    const peaks: number[] = [];
+    const times: number[] = [];
+    for (let round = 0; round < MEMORY_ROUNDS; round++) {
+      peaks.push(await peakKib(name, image));
+      times.push(...(await stalls(name, image)));
+    }
+    keep(`${kind} memory`, name, Math.max(...peaks));
     keep(`${kind} Version`, name, percentile(times, 99));
+    keep(`${kind} longest`, name, Math.max(...times));
   }
 }
 
@@ -204,9 +220,10 @@ function figures(kinds: readonly string[]): Figure[] {
     const containerd = median(samples[kind]?.containerd ?? []);
     const part = LIMITS[kind] ?? 1;
     const name = NAMES[kind] ?? kind;
+    const time = { value: containerd * part, text: `${part} of containerd` };
     return [
-      figure(kind, name, "ms", { value: containerd * part, text: `${part} of containerd` }),
-      figure(`${kind} memory`, "  peak memory of all, PSS", "KiB", {
+      figure(kind, name, "ms", UNTIMED.has(kind) ? undefined : time),
+      figure(`${kind} memory`, "  largest memory of all, PSS", "KiB", {
         value: MEMORY_LIMIT_KIB,
         text: "200 MB",
       }),
@@ -214,11 +231,12 @@ function figures(kinds: readonly string[]): Figure[] {
         value: STALL_LIMIT_MS,
         text: "absolute",
       }),
+      figure(`${kind} longest`, "  Version meanwhile, the longest", "ms", undefined),
     ];
   });
 }
 
-mkdirSync(directory, { recursive: true });
+say(`stores are on ${journaled.on}`);
 const registry = await startRegistry();
 let failed = false;
 try {
@@ -238,6 +256,6 @@ try {
   failed = results.some((figure) => verdict(figure) === false);
 } finally {
   await registry.stop();
-  rmSync(directory, { recursive: true, force: true });
+  journaled.remove();
 }
 process.exit(failed ? 1 : 0);

@@ -78,6 +78,31 @@ test("an anonymous token is fetched with service and scope, once", async () => {
   expect(asked).toEqual(["?service=svc&scope=repository%3Aprivate%3Apull"]);
 });
 
+test("a token that expires during a pull is renewed, once for all layers that wait", async () => {
+  await start();
+  const layers = Array.from({ length: 6 }, (_, n) => [{ name: `f${n}`, data: `${n}` }]);
+  const many = await pushImage(registry, "private:many", { layers });
+  let [issued, uses] = [0, 0];
+  proxy.intercept = async (request, url) => {
+    if (url.pathname === "/token") {
+      issued += 1;
+      uses = 0;
+      await Bun.sleep(50);
+      return Response.json({ token: `token-${issued}` });
+    }
+    uses += 1;
+    if (request.headers.get("authorization") === `Bearer token-${issued}` && uses <= 4) {
+      request.headers.delete("authorization");
+      return undefined;
+    }
+    const challenge = `Bearer realm="http://${proxy.host}/token"`;
+    return new Response("", { status: 401, headers: { "WWW-Authenticate": challenge } });
+  };
+  expect((await store.images.pull(`${proxy.host}/private:many`, {})).id).toBe(many.id);
+  expect(issued).toBeGreaterThan(1);
+  expect(issued).toBeLessThan(8);
+});
+
 test("the token server gets the credentials; access_token counts too", async () => {
   await start();
   askForTokens((request) =>

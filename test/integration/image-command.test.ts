@@ -1,6 +1,15 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { execFileSync, spawnSync } from "node:child_process";
-import { mkdtempSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
+import {
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  symlinkSync,
+  truncateSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { gzipSync } from "node:zlib";
@@ -18,13 +27,7 @@ beforeAll(async () => {
   registry = await startRegistry();
   directory = mkdtempSync(join(tmpdir(), "crib-command-"));
   pushed = await pushImage(registry, "app:1", { layers: [[{ name: "file", data: "content" }]] });
-  const flags = ["--insecure-policy", "--src-tls-verify=false", `docker://${pushed.name}`];
-  execFileSync("skopeo", [
-    "copy",
-    "-q",
-    ...flags,
-    `oci-archive:${at("app.tar")}:example.com/app:1`,
-  ]);
+  save(at("app.tar"));
   crib = await startCrib(options());
 });
 afterAll(async () => {
@@ -34,6 +37,11 @@ afterAll(async () => {
 });
 
 const at = (name: string) => join(directory, name);
+/** Writes the pushed image to an archive. */
+function save(path: string): void {
+  const flags = ["--insecure-policy", "--src-tls-verify=false", `docker://${pushed.name}`];
+  execFileSync("skopeo", ["copy", "-q", ...flags, `oci-archive:${path}:example.com/app:1`]);
+}
 function images(argv: string[], input?: Buffer) {
   const run = spawnSync(CRIB, ["images", ...argv, "--socket", crib.socket], {
     input,
@@ -109,4 +117,36 @@ test("the watched directory is imported while the daemon runs and when it starts
   crib = await startCrib(options());
   await until("import at start", () => listed()[0]?.pinned === true);
   expect(crib.log()).toContain("layers checked");
+});
+
+test("what a power cut damaged is found and repaired at the next start, also when that is cut off", async () => {
+  rmSync(join(crib.root, "preload/app.tar"), { force: true });
+  await until("unpinned", () => listed()[0]?.pinned !== true);
+  images(["prune"]);
+  await crib.image.pullImage({ image: { image: pushed.name } });
+  const layers = join(crib.root, "layers");
+  const file = () => join(layers, readdirSync(layers)[0] ?? "", "file");
+  await crib.kill();
+  truncateSync(file(), 3);
+  writeFileSync(join(crib.root, "session"), "another boot\n");
+  crib = await startCrib(options());
+  await until("the repair", () => readFileSync(file(), "utf8") === "content");
+  await until(
+    "the mark",
+    () => !readFileSync(join(crib.root, "session"), "utf8").includes("another"),
+  );
+  // What cannot be repaired does not end the daemon, whatever is wrong with the archive.
+  images(["prune"]);
+  const archive = at("loop.tar");
+  save(archive);
+  images(["import", archive]);
+  await crib.kill();
+  truncateSync(file(), 3);
+  rmSync(archive);
+  symlinkSync(archive, archive);
+  writeFileSync(join(crib.root, "session"), "another boot\n");
+  crib = await startCrib(options());
+  await until("the check", () => crib.log().includes("layers checked"));
+  expect(crib.log()).toContain("ELOOP");
+  expect(listed()).toHaveLength(1);
 });

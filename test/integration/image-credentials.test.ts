@@ -85,7 +85,7 @@ test("a helper is asked for the registry, once for a pull, and only when the reg
 test("credential-helpers of registries.conf are asked in their order", async () => {
   helper("none", "echo credentials not found in native keychain; exit 1");
   helper("some", `echo '{"Username":"user","Secret":"secret"}'`);
-  store.configure('credential-helpers = ["none", "containers-auth.json", "some"]');
+  store.configure('credential-helpers = ["none", "missing", "containers-auth.json", "some"]');
   expect((await store.images.pull(name())).id).toBe(pushed.id);
 });
 

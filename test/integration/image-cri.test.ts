@@ -1,4 +1,7 @@
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
+import { execFileSync } from "node:child_process";
+import { readdirSync } from "node:fs";
+import { join } from "node:path";
 import { type RunningCrib, startCrib } from "../fixtures/crib.ts";
 import { refusal } from "../fixtures/pods.ts";
 import { pushImage, pushIndex, type Registry, startRegistry } from "../fixtures/registry.ts";
@@ -18,6 +21,7 @@ afterAll(async () => {
   await registry.stop();
 });
 
+const OVERLAY = { "SCHILY.xattr.trusted.overlay.opaque": "y" };
 const FILE = { name: "file", data: "x".repeat(10_000) };
 const pull = async (image: string) => (await crib.image.pullImage({ image: { image } })).imageRef;
 const status = async (image: string) => (await crib.image.imageStatus({ image: { image } })).image;
@@ -85,6 +89,55 @@ test("a second manifest of the same configuration brings its own annotations and
     repoTags: [first.name, second.name],
     spec: { annotations: { newer: "yes" } },
   });
+});
+
+test("ImageFsInfo says what du says, within 1 %, whatever came and went", async () => {
+  const du = (flag: string) => {
+    const directories = ["layers", "layer-index"].map((name) => join(crib.root, name));
+    const lines = execFileSync("du", ["-sc", flag, ...directories])
+      .toString()
+      .trim()
+      .split("\n");
+    return Number.parseInt(lines.at(-1) ?? "", 10);
+  };
+  const compare = async () => {
+    const [found] = (await crib.image.imageFsInfo({})).imageFilesystems;
+    const [bytes, inodes] = [Number(found?.usedBytes?.value), Number(found?.inodesUsed?.value)];
+    expect(Math.abs(bytes - du("--block-size=1"))).toBeLessThanOrEqual(bytes / 100);
+    expect(inodes).toBe(du("--inodes"));
+    return bytes;
+  };
+  const empty = await compare();
+  const small = Array.from({ length: 3000 }, (_, n) => ({ name: `d${n % 40}/f${n}`, data: "s" }));
+  const large = [
+    { name: "zeros", data: Buffer.alloc(3_000_000) },
+    { name: "d", type: "2", linkName: "x" },
+  ];
+  const one = await pushImage(registry, "du:1", { layers: [small, [FILE]] });
+  const two = await pushImage(registry, "du:2", { layers: [small, large] });
+  await pull(one.name);
+  const before = await compare();
+  await pull(two.name);
+  expect(await compare()).toBeGreaterThan(before);
+  await crib.image.removeImage({ image: { image: two.id } });
+  expect(await compare()).toBe(before);
+  await crib.image.removeImage({ image: { image: one.id } });
+  // A directory that was long stays so.
+  expect(await compare()).toBeLessThan(empty + 10_000);
+});
+
+test.each([
+  ["climbs out", [{ name: "../../escape", data: "x" }], "FailedPrecondition"],
+  ["brings marks of overlayfs", [{ name: "a", pax: OVERLAY }], "FailedPrecondition"],
+  ["is cut off", Buffer.alloc(700, 1), "FailedPrecondition"],
+])("a layer that %s fails the pull by its code, and nothing is left", async (_, layer, code) => {
+  const good = Array.from({ length: 100 }, (_, n) => ({ name: `f${n}`, data: "x".repeat(5000) }));
+  const pushed = await pushImage(registry, "hostile:1", { layers: [good, layer] });
+  expect(await refusal(pull(pushed.name))).toMatchObject({ code });
+  for (const directory of ["layers", "layer-index"]) {
+    expect(readdirSync(join(crib.root, directory))).toEqual([]);
+  }
+  expect((await crib.image.listImages({})).images).toEqual([]);
 });
 
 test("a pull by digest, of a manifest and of an index, has no tag; one with both is by digest", async () => {

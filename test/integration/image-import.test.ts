@@ -19,6 +19,7 @@ import { join } from "node:path";
 import { gzipSync, zstdCompressSync } from "node:zlib";
 import type { Image } from "../../src/image/images.ts";
 import { Preload } from "../../src/image/preload.ts";
+import { mount, unmount } from "../../src/linux/mount.ts";
 import { openTestStore, type TestStore } from "../fixtures/image-store.ts";
 import {
   type Pushed,
@@ -321,6 +322,24 @@ test("the policy's defaults for archives hold", async () => {
   expect(await store.images.import(at("docker.tar"))).toHaveLength(1);
 });
 
+test("a policy that lets archives be used, and nothing else, lets containers be made of their images", async () => {
+  const file = join(store.directory, "policy.json");
+  const policy = (transports: object) =>
+    writeFileSync(file, JSON.stringify({ default: [{ type: "reject" }], transports }));
+  const accept = [{ type: "insecureAcceptAnything" }];
+  policy({ "oci-archive": { [archives]: accept } });
+  await expect(store.images.import(at("layout"))).rejects.toThrow("SignatureValidationFailed");
+  await expect(store.images.import(at("docker.tar"))).rejects.toThrow("SignatureValidationFailed");
+  const [image] = await store.images.import(at("oci.tar"));
+  if (image === undefined) throw new Error("nothing imported");
+  for (const text of ["example.com/one:1", image.id]) {
+    await store.images.verify(image, text, "default");
+    await (await store.reopen()).verify(image, text, "default");
+  }
+  policy({ "oci-archive": { "/elsewhere": accept } });
+  await expect(store.images.verify(image, image.id, "default")).rejects.toThrow("Signature");
+});
+
 async function until(what: string, condition: () => boolean): Promise<void> {
   const end = performance.now() + 20_000;
   while (!condition()) {
@@ -358,7 +377,10 @@ test("archives of the watched directory are imported and pinned, at start and wh
   const imported: string[] = [];
   const reopened = await store.reopen();
   const again = new Preload(directory, {
-    import: async (path) => void imported.push(path),
+    import: async (path) => {
+      imported.push(path);
+      return [];
+    },
     archiveStamps: (path) => reopened.archiveStamps(path),
     forgetArchive: () => undefined,
   });
@@ -366,6 +388,77 @@ test("archives of the watched directory are imported and pinned, at start and wh
   expect(imported).toEqual([]);
   expect(reopened.list().map(({ pinned }) => pinned)).toEqual([true]);
 });
+
+test("a directory that is copied slowly is imported when it is whole; until then its predecessor is pinned", async () => {
+  const directory = join(store.directory, "preload");
+  const target = join(directory, "layout");
+  mkdirSync(directory);
+  cpSync(at("layout"), target, { recursive: true });
+  const preload = new Preload(directory, store.images, 10);
+  await preload.start();
+  try {
+    expect(store.images.find("example.com/one:1")?.pinned).toBe(true);
+    const next = await pushImage(registry, "next:1", { layers: [[{ name: "n", data: "next" }]] });
+    skopeo(next.name, `oci:${at("next")}:example.com/next:1`);
+    // The index first: it changes the stamp, and what it names is not there yet.
+    cpSync(join(at("next"), "index.json"), join(target, "index.json"));
+    await preload.scan();
+    expect(store.images.find("example.com/one:1")?.pinned).toBe(true);
+    expect(store.images.find("example.com/next:1")).toBeUndefined();
+    cpSync(join(at("next"), "blobs"), join(target, "blobs"), { recursive: true });
+    await until("the whole layout", () => store.images.find("example.com/next:1")?.pinned === true);
+    await until("unpin", () => store.images.find("example.com/one:1")?.pinned === false);
+  } finally {
+    preload.stop();
+  }
+});
+
+test("a compressed archive may not become larger than the disk or the limit allows", async () => {
+  store.close();
+  store = await openTestStore({ image: { max_layer_bytes: 50_000_000 } });
+  const zeros = Buffer.alloc(60_000_000);
+  writeFileSync(at("bomb.tar.zst"), zstdCompressSync(zeros));
+  await expect(store.images.import(at("bomb.tar.zst"))).rejects.toMatchObject({
+    code: "ResourceExhausted",
+    message: expect.stringContaining("bomb.tar.zst: decompressed it takes more than 50000000"),
+  });
+  nothingLeft();
+  const root = mkdtempSync(join(tmpdir(), "crib-full-"));
+  mount({ source: "tmpfs", target: root, type: "tmpfs", data: "size=100m" });
+  try {
+    store.close();
+    store = await openTestStore({ root });
+    writeFileSync(at("large.tar.gz"), gzipSync(Buffer.alloc(150_000_000)));
+    await expect(store.images.import(at("large.tar.gz"))).rejects.toMatchObject({
+      code: "ResourceExhausted",
+      message: expect.stringContaining("the last of the disk"),
+    });
+    nothingLeft();
+  } finally {
+    unmount(root, { detach: true });
+    rmSync(root, { recursive: true });
+  }
+});
+
+test("while large archives are read, timers come in between", async () => {
+  const big = await pushImage(registry, "big:1", {
+    layers: [[{ name: "zeros", data: Buffer.alloc(300_000_000) }]],
+    compression: "none",
+  });
+  skopeo(big.name, `docker-archive:${at("big.tar")}:example.com/big:1`);
+  writeFileSync(at("big.tar.zst"), zstdCompressSync(readFileSync(at("big.tar"))));
+  for (const file of ["big.tar", "big.tar.zst"]) {
+    let turns = 0;
+    const ticking = setInterval(() => {
+      turns += 1;
+    }, 1);
+    await store.images.import(at(file));
+    clearInterval(ticking);
+    // It yields for each MiB, not only when a pipe is full.
+    expect(turns).toBeGreaterThan(20);
+    await store.images.remove("example.com/big:1");
+  }
+}, 60_000);
 
 test("prune removes what is neither pinned nor used, with its layers", async () => {
   await store.images.import(at("layout"));

@@ -1,5 +1,6 @@
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "bun:test";
 import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { type AddressInfo, connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { exemptLoopback, retryAfterMs } from "../../src/image/http.ts";
@@ -117,6 +118,32 @@ test("a proxy of the environment is used, but not for this machine and not for N
     }
     await proxy.stop();
     await plain.stop();
+  }
+});
+
+test("https goes through a proxy by CONNECT, which learns no more than host and port", async () => {
+  await start();
+  certsD(host(), { "ca.crt": "ca.crt" });
+  const asked: string[] = [];
+  const tunnel = createServer((client) => {
+    client.once("data", (head) => {
+      asked.push(head.toString().split("\r\n")[0] ?? "");
+      const upstream = connect(Number(registry?.host.split(":")[1]), "127.0.0.1", () => {
+        client.write("HTTP/1.1 200 OK\r\n\r\n");
+        client.pipe(upstream).pipe(client);
+      });
+      upstream.on("error", () => client.destroy());
+      client.on("error", () => upstream.destroy());
+    });
+  });
+  await new Promise<void>((done) => tunnel.listen(0, "127.0.0.1", done));
+  process.env.HTTPS_PROXY = `http://127.0.0.1:${(tunnel.address() as AddressInfo).port}`;
+  try {
+    expect((await pull()).repoTags).toHaveLength(1);
+    expect(new Set(asked)).toEqual(new Set([`CONNECT ${host()} HTTP/1.1`]));
+  } finally {
+    delete process.env.HTTPS_PROXY;
+    tunnel.close();
   }
 });
 

@@ -13,7 +13,9 @@ import {
 } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { constants, zstdCompressSync } from "node:zlib";
 import type { UnpackReport } from "../../src/image/unpack-report.ts";
+import { unpackLayer } from "../../src/image/unpacker.ts";
 import { getXattr } from "../../src/linux/file.ts";
 import { randomOf } from "../fixtures/fuzz.ts";
 import { EXECUTABLE } from "../fixtures/image-store.ts";
@@ -43,6 +45,44 @@ async function unpack(archive: Buffer): Promise<UnpackReport> {
   const report = JSON.parse(output.trim().split("\n").at(-1) ?? "") as UnpackReport;
   expect(exitCode).toBe(report.kind === "done" ? 0 : 1);
   return report;
+}
+
+/** The largest memory of a child that is fed piece by piece, in MB, and its report. */
+async function unpackHuge(pieces: Iterable<Buffer>): Promise<{ report: UnpackReport; mb: number }> {
+  const limits = ["--max-bytes", "10000000000", "--max-entries", "1000000"];
+  const child = Bun.spawn([...EXECUTABLE, "unpack", "--directory", layer, ...limits], {
+    stdio: ["pipe", "pipe", "inherit"],
+    env: { PATH: "/usr/bin:/bin" },
+  });
+  const output = new Response(child.stdout).text();
+  let kib = 0;
+  // Not getrusage's: that begins with what this process has.
+  const watching = setInterval(() => {
+    kib = Math.max(kib, highWaterKib(child.pid));
+  }, 2);
+  try {
+    for (const piece of pieces) {
+      child.stdin.write(piece);
+      await child.stdin.flush();
+    }
+    await child.stdin.end();
+  } catch {
+    // It has ended: its report says why.
+  }
+  await child.exited;
+  clearInterval(watching);
+  const report = JSON.parse((await output).trim().split("\n").at(-1) ?? "") as UnpackReport;
+  expect(kib).toBeGreaterThan(10_000);
+  return { report, mb: kib / 1000 };
+}
+
+function highWaterKib(pid: number): number {
+  try {
+    const status = readFileSync(`/proc/${pid}/status`, "utf8");
+    return Number(/^VmHWM:\s+(\d+) kB$/m.exec(status)?.[1] ?? 0);
+  } catch {
+    return 0;
+  }
 }
 
 async function unpackEntries(...entries: TarSpec[]): Promise<UnpackReport> {
@@ -478,4 +518,65 @@ test("mutated archives never escape and never crash the child", async () => {
     rmSync(layer, { recursive: true });
     mkdirSync(layer);
   }
+}, 60_000);
+
+test("a child that does not go on is killed after the no-progress time", async () => {
+  async function* bytes() {
+    for (;;) yield new Uint8Array(1 << 20);
+  }
+  const options = {
+    executable: ["/bin/sh", "-c", "exec sleep 1000"],
+    directory: layer,
+    indexFile: join(base, "index"),
+    maxBytes: 1e9,
+    maxEntries: 10,
+    noProgressMs: 300,
+    what: "layer x",
+  };
+  await expect(unpackLayer(bytes(), options, new AbortController().signal)).rejects.toMatchObject({
+    code: "DeadlineExceeded",
+    message: "layer x: no progress for 0.3 seconds",
+  });
+});
+
+const MEMORY_LIMIT_MB = 200;
+
+test("directories with many attributes take no memory: they are forgotten when they are made", async () => {
+  const label = Buffer.alloc(500_000, "x");
+  function* directories() {
+    for (let n = 0; n < 600; n++) {
+      const pax = { "SCHILY.xattr.security.selinux": label };
+      yield tarball([{ name: `d${n}/`, type: "5", mtime: n, pax }], { end: n === 599 });
+    }
+  }
+  const { report, mb } = await unpackHuge(directories());
+  expect(report).toMatchObject({ kind: "done", inodes: 601 });
+  expect(mb).toBeLessThan(MEMORY_LIMIT_MB);
+  for (const n of [0, 599]) expect(lstatSync(at(`d${n}`)).mtimeMs).toBe(n * 1000);
+}, 60_000);
+
+test("a directory that is mentioned twice has its last times; one within another keeps its own", async () => {
+  await unpackEntries(
+    { name: "a/", type: "5", mtime: 1 },
+    { name: "a/b/", type: "5", mtime: 2 },
+    { name: "a/", type: "5", mtime: 3 },
+    { name: "a/b/file", mtime: 4 },
+  );
+  expect(["a", "a/b"].map((path) => lstatSync(at(path)).mtimeMs)).toEqual([3000, 2000]);
+});
+
+test("a zstd frame that wants more than 32 MiB kept is refused, and less is not", async () => {
+  const part = Buffer.from(crypto.getRandomValues(new Uint8Array(1 << 20)));
+  const tar = tarball([{ name: "a", data: Buffer.concat(Array.from({ length: 70 }, () => part)) }]);
+  const frame = (windowLog: number) => {
+    const params = {
+      [constants.ZSTD_c_windowLog]: windowLog,
+      [constants.ZSTD_c_compressionLevel]: 1,
+    };
+    return unpackHuge([zstdCompressSync(tar, { params })]);
+  };
+  const { report, mb } = await frame(25);
+  expect(report.kind).toBe("done");
+  expect(mb).toBeLessThan(MEMORY_LIMIT_MB);
+  expect((await frame(26)).report).toMatchObject({ kind: "failed", reason: "decode" });
 }, 60_000);

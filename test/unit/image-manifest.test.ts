@@ -114,6 +114,11 @@ test.each([
   ],
   ["no rootfs", {}, "rootfs"],
   ["a diffID is no digest", { rootfs: { type: "layers", diff_ids: ["x"] } }, "rootfs.diff_ids.0"],
+  [
+    "a diffID is sha512, which Crib does not compute",
+    { rootfs: { type: "layers", diff_ids: [`sha512:${"0".repeat(128)}`] } },
+    "is not a sha256 digest",
+  ],
 ])("a config is refused when %s", (_, document, message) => {
   expect(() => parseConfig(Buffer.from(JSON.stringify(document)), "x")).toThrow(message);
 });
@@ -124,8 +129,11 @@ const entry = (os: string, architecture: string, variant = ""): Descriptor => ({
   size: 1,
   platform: { os, architecture, variant },
 });
-const picked = (entries: Descriptor[], arch: string) =>
-  choose(entries, hostPlatform(arch)).map((found) => entries.indexOf(found));
+const picked = (entries: Descriptor[], arch: string, flags = "") =>
+  choose(
+    entries,
+    hostPlatform(arch, () => new Set(flags.split(" "))),
+  ).map((found) => entries.indexOf(found));
 
 test("the entry of the host's platform is chosen, other systems' never", () => {
   const entries = [entry("windows", "amd64"), entry("linux", "arm64"), entry("linux", "amd64")];
@@ -140,7 +148,13 @@ test("variants are ranked: what the host surely runs comes first, what it may no
     entry("linux", "arm64", "v8"),
   ];
   expect(picked(arm, "arm64")).toEqual([2, 0]);
-  expect(picked([entry("linux", "amd64", "v3"), entry("linux", "amd64")], "x64")).toEqual([1]);
+  const amd = ["v4", "v3", "v2", ""].map((variant) => entry("linux", "amd64", variant));
+  const v2 = "cx16 lahf_lm popcnt sse4_1 sse4_2 ssse3";
+  const v3 = "avx avx2 bmi1 bmi2 f16c fma abm movbe xsave";
+  expect(picked(amd, "x64", v2)).toEqual([3, 2]);
+  expect(picked(amd, "x64", `${v2} ${v3}`)).toEqual([3, 2, 1]);
+  // A level is nothing without those below it.
+  expect(picked(amd, "x64", v3)).toEqual([3]);
 });
 
 test("entries without a platform come last, indexes before manifests", () => {

@@ -7,7 +7,7 @@ import {
   policyPath,
   readPolicy,
   requirementsFor,
-  requirementsForTransport,
+  requirementsForArchive,
   type SignedIdentity,
 } from "../../src/config/policy.ts";
 import { signatureStorageOf } from "../../src/config/registries-d.ts";
@@ -60,8 +60,20 @@ test("the requirements of the most specific scope count, and only those", () => 
   }
   const without = parse({ default: mark("default"), transports: { oci: { "": REJECT } } });
   expect(requirementsFor(without, "constructor", ":x")).toMatchObject(mark("default"));
-  expect(requirementsForTransport(without, "oci")).toMatchObject(REJECT);
-  expect(requirementsForTransport(without, "docker-archive")).toMatchObject(mark("default"));
+  expect(requirementsForArchive(without, "oci", "/a")).toMatchObject(REJECT);
+  expect(requirementsForArchive(without, "oci-archive", "/a")).toMatchObject(mark("default"));
+  expect(requirementsForArchive(without, "docker-archive", "/a")).toMatchObject(mark("default"));
+});
+
+test("an archive's path, then the directories above it, then its transport decide", () => {
+  const scopes = { "/a/b": mark("b"), "/a/b/c.tar": mark("c"), "": mark("empty") };
+  const policy = parse({ default: mark("default"), transports: { "oci-archive": scopes } });
+  const of = (path: string) => requirementsForArchive(policy, "oci-archive", path);
+  expect(of("/a/b/c.tar")).toMatchObject(mark("c"));
+  expect(of("/a/b/d/e.tar")).toMatchObject(mark("b"));
+  expect(of("/a/bb/c.tar")).toMatchObject(mark("empty"));
+  const wrong = parse({ default: mark("default"), transports: { "docker-archive": scopes } });
+  expect(() => requirementsForArchive(wrong, "docker-archive", "/a/b")).toThrow("has no scopes");
 });
 
 test.each([
