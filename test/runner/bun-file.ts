@@ -69,12 +69,16 @@ export async function runFile(file: string, isolated: boolean): Promise<FileResu
   };
 }
 
-/** What `look` still finds when it has had some time to find nothing. */
+/**
+ * What `look` still finds when it has had some time to find nothing. Nothing must be found twice: a process
+ * that was just made has no environment to be recognised by until the kernel has loaded its program.
+ */
 async function settle(look: () => string[]): Promise<string[]> {
   const deadline = performance.now() + leftoverPatienceMs;
-  for (;;) {
+  for (let nothing = 0; ; ) {
     const found = look();
-    if (found.length === 0 || performance.now() > deadline) return found.map((it) => `left ${it}`);
+    nothing = found.length === 0 ? nothing + 1 : 0;
+    if (nothing === 2 || performance.now() > deadline) return found.map((it) => `left ${it}`);
     await Bun.sleep(50);
   }
 }
