@@ -35,6 +35,11 @@ export interface Command extends Running {
   discard(): void;
 }
 
+/** What is looked at of config.json: a command gets the container's process but for a few fields. */
+const ownSpec = v.object({
+  process: v.looseObject({ env: v.optional(v.array(v.string()), []) }),
+});
+
 let serial = 0;
 
 /** @throws CribError InvalidArgument, NotFound, FailedPrecondition. */
@@ -54,21 +59,24 @@ export function prepareCommand(
   serial += 1;
   const { bundle, spec } = containerPaths(core, container.id);
   const name = `exec-${process.pid}-${serial}`;
-  const files = { pid: `${bundle}/${name}.pid`, log: `${bundle}/${name}.log` };
   const consoleSocket = `${name}.sock`;
-  const processFile = `${bundle}/${name}.json`;
-  const terminal = { console: consoleSocket, process: processFile };
-  if (tty) {
-    const process = terminalProcess(readFileSync(spec, "utf8"), container, command);
-    writeFileSync(processFile, process, { mode: 0o600 });
-  }
+  const files = {
+    pid: `${bundle}/${name}.pid`,
+    log: `${bundle}/${name}.log`,
+    process: `${bundle}/${name}.json`,
+    ...(tty && { console: consoleSocket }),
+  };
+  const own = v.parse(ownSpec, JSON.parse(readFileSync(spec, "utf8"))).process;
+  const env = [...own.env, ...(tty ? terminalEnv(container) : [])];
+  const changed = { ...own, args: command, env, terminal: tty };
+  writeFileSync(files.process, JSON.stringify(changed), { mode: 0o600 });
   return {
     container,
     monitor,
     consoleSocket,
     request: {
       id: container.id,
-      argv: runtime.execArgv(container.id, command, files, tty ? terminal : undefined),
+      argv: runtime.execArgv(container.id, files),
       env: Object.entries(childEnvironment()).map(([key, value]) => `${key}=${value}`),
       cwd: bundle,
       pidFile: files.pid,
@@ -85,26 +93,10 @@ export function prepareCommand(
     },
     discard() {
       // The pid file is kept only if the monitor could not take it: it is deleted when it is read.
-      for (const file of [files.pid, files.log]) rmSync(file, { force: true });
-      if (!tty) return;
-      for (const file of [processFile, `${bundle}/${consoleSocket}`]) rmSync(file, { force: true });
+      for (const file of [files.pid, files.log, files.process]) rmSync(file, { force: true });
+      if (tty) rmSync(`${bundle}/${consoleSocket}`, { force: true });
     },
   };
-}
-
-const ownSpec = v.object({
-  process: v.looseObject({ env: v.optional(v.array(v.string()), []) }),
-});
-
-/** The OCI runtime's process (config.json's, as the container's own) for a command with a terminal. */
-function terminalProcess(
-  config: string,
-  container: ContainerRecord,
-  command: readonly string[],
-): string {
-  const { process } = v.parse(ownSpec, JSON.parse(config));
-  const env = [...process.env, ...terminalEnv(container)];
-  return JSON.stringify({ ...process, args: command, env, terminal: true });
 }
 
 /** The container's own environment has a TERM when the container has a terminal. */

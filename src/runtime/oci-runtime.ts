@@ -55,19 +55,14 @@ export class OciRuntime {
   /**
    * `exec`, detached: the process becomes a child of the nearest subreaper, the monitor.
    *
-   * @param terminal `console`: the socket that its master is sent to. `process`: the file with all of the
-   *   process, since runc adds what `--env` says to the container's environment and crun replaces it.
+   * @param files `process`: the file with all of the process. Of a command line alone crun would make one
+   *   without the container's no-new-privileges, and with `--env` without its environment. `console`: with a
+   *   terminal, the socket that its master is sent to.
    */
-  execArgv(
-    id: string,
-    command: readonly string[],
-    files: RuntimeFiles,
-    terminal?: { console: string; process: string },
-  ): string[] {
+  execArgv(id: string, files: RuntimeFiles & { process: string; console?: string }): string[] {
     const argv = [...this.#argv(files.log), "exec", "--detach", "--pid-file", files.pid];
-    if (terminal === undefined) return [...argv, id, ...command];
-    const { console, process } = terminal;
-    return [...argv, "--console-socket", console, "--process", process, id];
+    if (files.console !== undefined) argv.push("--console-socket", files.console);
+    return [...argv, "--process", files.process, id];
   }
 
   /** @throws CribError with the runtime's own message. */

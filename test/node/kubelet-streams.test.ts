@@ -97,7 +97,7 @@ for (const transport of ["spdy", "websocket"]) {
 
     test("exec: what restricts the container restricts the command, with a terminal and without", async () => {
       const show = (pid: string) =>
-        `grep -E '^(Uid|Groups|Cap|NoNewPrivs|Seccomp:)' /proc/${pid}/status; cat /proc/${pid}/attr/current`;
+        `grep -E '^(Uid|Groups|Cap|NoNewPrivs|Seccomp:)' /proc/${pid}/status`;
       const own = await exec(["sh", "-c", show("1")]);
       expect(own.stdout.toString()).toContain("NoNewPrivs:\t1");
       for (const tty of [false, true]) {
@@ -115,16 +115,12 @@ for (const transport of ["spdy", "websocket"]) {
     test("exec: a terminal of the client's size", async () => {
       const script =
         "until stty size | grep -q '^33 111'; do sleep 0.1; done; tty; echo $GREETING $TERM; exit 3";
-      const { exitCode, stdout, stderr } = await exec(["sh", "-c", script], {
+      const { exitCode, stdout } = await exec(["sh", "-c", script], {
         tty: true,
         input: Buffer.of(),
         flags: ["-size", "111x33"],
       });
-      expect([exitCode, stdout.toString(), stderr]).toEqual([
-        3,
-        "/dev/pts/0\r\nhello xterm\r\n",
-        expect.stringContaining("exit code 3"),
-      ]);
+      expect([exitCode, stdout.toString()]).toEqual([3, "/dev/pts/0\r\nhello xterm\r\n"]);
     });
 
     test("kubectl cp: a tree goes there and comes back whole", async () => {
