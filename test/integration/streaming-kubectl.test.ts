@@ -2,6 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { makeCa, makeCertificate } from "../fixtures/certificates.ts";
 import { Crictl } from "../fixtures/crictl.ts";
 import {
   type MadeContainer,
@@ -10,7 +11,13 @@ import {
   type TestNode,
   until,
 } from "../fixtures/pods.ts";
-import { finish, haveClients, kubectl, type Running } from "../fixtures/streaming-clients.ts";
+import {
+  finish,
+  haveClients,
+  kubectl,
+  type Running,
+  startTarget,
+} from "../fixtures/streaming-clients.ts";
 
 const TRANSPORTS = ["spdy", "websocket"] as const;
 
@@ -157,3 +164,56 @@ test("crictl exec -it over WebSocket: a terminal of its size, and the exit code"
   expect(output).toContain("exit code 7");
   child.terminal?.close();
 }, 60_000);
+
+describe.skipIf(!haveClients)("over TLS, with a client certificate", () => {
+  const path = (name: string) => join(node.directory, name);
+  const client = (transport: string) => [
+    ...["-transport", transport, "-cert", path("client.crt"), "-key", path("client.key")],
+  ];
+
+  beforeAll(async () => {
+    makeCa(node.directory, "ca");
+    for (const name of ["server", "client"]) makeCertificate(node.directory, name, "ca");
+    await node.restart({
+      "streaming.tls_cert_file": path("server.crt"),
+      "streaming.tls_key_file": path("server.key"),
+      "streaming.tls_client_ca_file": path("ca.crt"),
+    });
+  }, 60_000);
+
+  test.each(TRANSPORTS)("%s: 32 MB go there and come back, to their end", async (transport) => {
+    const [there, back] = [path(`${transport}.in`), path(`${transport}.out`)];
+    const content = Buffer.alloc(32 * 1024 * 1024, crypto.getRandomValues(new Uint8Array(4_096)));
+    writeFileSync(there, content);
+    const flags = [...client(transport), "-in", there, "-out", back];
+    const child = await exec({ cmd: ["cat"], stdin: true, stdout: true }, ...flags);
+    expect(await finish(child)).toMatchObject({ exitCode: 0, stderr: "" });
+    expect(sha256(readFileSync(back))).toBe(sha256(content));
+  });
+
+  test.each(TRANSPORTS)("%s: a client that reads late gets everything", async (transport) => {
+    const late = ["-stdout", "-discard", "-stall-after", "1000000", "-stall", "1s"];
+    const cmd = ["dd", "if=/dev/zero", "bs=65536", "count=1024"];
+    const child = await exec({ cmd, stdout: true }, ...client(transport), ...late);
+    expect(JSON.parse((await finish(child)).stdout)).toMatchObject({ bytes: 64 * 1024 * 1024 });
+  });
+
+  test.each(TRANSPORTS)("%s: a process that reads late gets everything", async (transport) => {
+    const cmd = shell("sleep 1; wc -c");
+    const flags = [...client(transport), "-in", path(`${transport}.in`), "-stdout"];
+    const child = await exec({ cmd, stdin: true, stdout: true }, ...flags);
+    expect((await finish(child)).stdout.trim()).toBe(String(32 * 1024 * 1024));
+  });
+
+  test.each(TRANSPORTS)("%s: a hundred forwarded connections", async (transport) => {
+    const { info } = await node.runtime.containerStatus({
+      containerId: container.id,
+      verbose: true,
+    });
+    using target = await startTarget(Number(JSON.parse(info.info ?? "{}").pid), 100_000);
+    const { url } = await node.runtime.portForward({ podSandboxId: pod.id });
+    const load = ["-port", String(target.port), "-connections", "100", "-parallel", "20"];
+    const { stdout } = await finish(kubectl("load", "-url", url, ...client(transport), ...load));
+    expect(JSON.parse(stdout)).toMatchObject({ bytes: 10_000_000, failed: 0 });
+  });
+});
