@@ -39,15 +39,16 @@ const JOBS: Job[] = [
 const seed = process.env.CRIB_FUZZ_SEED ?? String(randomInt(2 ** 31));
 
 async function run({ name, file, pattern, seconds }: Job): Promise<boolean> {
+  const fuzzSeconds = Number(process.env.CRIB_FUZZ_SECONDS ?? seconds);
+  const limitMs = String(fuzzSeconds * 1000 + 60_000);
   const child = Bun.spawn(
-    [process.execPath, "test", `test/unit/${file}.test.ts`, "--test-name-pattern", pattern],
+    [
+      ...[process.execPath, "test", `test/unit/${file}.test.ts`],
+      ...["--test-name-pattern", pattern, "--timeout", limitMs],
+    ],
     {
       stdio: ["ignore", "pipe", "pipe"],
-      env: {
-        ...process.env,
-        CRIB_FUZZ_SECONDS: process.env.CRIB_FUZZ_SECONDS ?? String(seconds),
-        CRIB_FUZZ_SEED: seed,
-      },
+      env: { ...process.env, CRIB_FUZZ_SECONDS: String(fuzzSeconds), CRIB_FUZZ_SEED: seed },
     },
   );
   const [stdout, stderr, status] = await Promise.all([
