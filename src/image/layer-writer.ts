@@ -11,11 +11,13 @@ import {
   lstatSync,
   mkdirSync,
   readdirSync,
-  rmSync,
+  rmdirSync,
   type Stats,
   symlinkSync,
+  unlinkSync,
 } from "node:fs";
 import { crc32 } from "node:zlib";
+import { messageOf } from "../error.ts";
 import { deviceNumber, mknod, setTimes, setXattr } from "../linux/file.ts";
 import { codeOf } from "../linux/kernel-file.ts";
 import { SyscallError } from "../linux/libc.ts";
@@ -182,15 +184,16 @@ export class LayerWriter implements TarSink {
     this.#note(path, { kind: "hardlink", target: parts.join("/") });
   }
 
-  /** Runs `make`; makes room or parents when they are in the way or missing. */
+  /**
+   * Runs `make`; makes room or parents when they are in the way or missing. Which of both is seen by
+   * looking: what a system call has failed with is not certain here (`errno` in src/linux/libc.ts).
+   */
   #create<T>(path: LayerPath, make: () => T): T {
     try {
       return make();
-    } catch (error) {
-      const code = codeOf(error);
-      if (code === "EEXIST") this.#remove(path);
-      else if (code === "ENOENT" || code === "ENOTDIR") this.#makeParents(path);
-      else throw error;
+    } catch {
+      if (statusAt(toBytes(path)) !== undefined) this.#remove(path);
+      else this.#makeParents(path);
       return make();
     }
   }
@@ -251,21 +254,23 @@ export class LayerWriter implements TarSink {
 
   /** A later entry replaces an earlier one of the same name, whatever that is. */
   #remove(path: LayerPath): void {
-    const bytes = toBytes(path);
     this.#note(path, undefined);
-    this.#discount(bytes);
-    rmSync(bytes, { recursive: true });
+    this.#removeTree(toBytes(path));
   }
 
-  /** Takes what is about to be removed, with all below it, from the sums. */
-  #discount(bytes: Buffer): void {
+  /** Removes a file, or a directory with all below it, and takes them from the sums. */
+  #removeTree(bytes: Buffer): void {
     const stat = lstatSync(bytes);
     if (stat.isDirectory()) {
       for (const name of readdirSync(bytes, { encoding: "buffer" })) {
-        this.#discount(Buffer.concat([bytes, SLASH, name]));
+        this.#removeTree(Buffer.concat([bytes, SLASH, name]));
       }
-    } else if (stat.nlink > 1) return;
-    else this.#bytes -= stat.blocks * BLOCK_BYTES;
+      rmdirSync(bytes);
+    } else {
+      unlinkSync(bytes);
+      if (stat.nlink > 1) return;
+      this.#bytes -= stat.blocks * BLOCK_BYTES;
+    }
     this.#inodes -= 1;
   }
 }
@@ -275,7 +280,7 @@ function statusAt(path: Buffer): Stats | undefined {
   try {
     return lstatSync(path);
   } catch (error) {
-    if (["ENOENT", "ENOTDIR", "ELOOP"].includes(codeOf(error))) return undefined;
+    if (["ENOENT", "ENOTDIR", "ELOOP", "ENAMETOOLONG"].includes(codeOf(error))) return undefined;
     throw error;
   }
 }
@@ -309,8 +314,9 @@ function isWhiteout(stat: { isCharacterDevice(): boolean; rdev: number }): boole
 /** Names the entry in a failure that is the archive's fault; a full disk stays what it is. */
 function explain(error: unknown, entry: TarEntry): unknown {
   if (error instanceof TarError || ENVIRONMENT.has(codeOf(error))) return error;
-  const cause =
-    error instanceof SyscallError || error instanceof Error ? error.message : String(error);
+  // The message of an error of node:fs has the path in it, of any length and with any byte.
+  const code = codeOf(error);
+  const cause = error instanceof SyscallError || code === "" ? messageOf(error) : code;
   return new TarError(`entry ${quote(entry.name)} (${entry.type}): ${cause}`);
 }
 

@@ -33,11 +33,14 @@ export function libc<Fns extends Record<string, FFIFunction>>(functions: Fns) {
   return dlopen("libc.so.6", functions).symbols;
 }
 
-const base = libc({ __errno_location: { args: [], returns: "ptr" } });
+const location = libc({ __errno_location: { args: [], returns: "ptr" } }).__errno_location();
 
-/** The calling thread's errno; right only in the same tick as the call that failed. */
+/**
+ * The main thread's errno, of the call that has just failed. Nearly always: a garbage collection that comes
+ * in between looks into /proc, and where that is not mounted (a changed root) leaves ENOENT. So it is right
+ * in a message, and nothing there may depend on it.
+ */
 export function errno(): number {
-  const location = base.__errno_location();
   return location === null ? 0 : read.i32(location, 0);
 }
 

@@ -2,8 +2,9 @@
  * Making many files, each with few system calls and without allocating: what node:fs spends on a
  * small file is more than the kernel does. The scratch memory is shared: all calls are synchronous.
  */
-import { constants } from "node:fs";
+import { constants, openSync } from "node:fs";
 import type { FileTime } from "./file.ts";
+import { attempt } from "./kernel-file.ts";
 import { buffer, check, cstring, libc } from "./libc.ts";
 
 const c = libc({
@@ -29,7 +30,11 @@ const NOTHING = buffer(1);
 /** Creates a file that must not exist, for writing; returns its descriptor. Throws a `SyscallError`. */
 export function createFile(name: Uint8Array, mode: number): number {
   const flags = O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC;
-  return check(c.open(terminated(name), flags, mode), "open");
+  const fd = c.open(terminated(name), flags, mode);
+  // `errno` is not certain in a changed root, and callers tell a full disk from a bad archive.
+  return fd >= 0
+    ? fd
+    : attempt("open", "a new file", () => openSync(Buffer.from(name), flags, mode));
 }
 
 function terminated(name: Uint8Array): Uint8Array {
