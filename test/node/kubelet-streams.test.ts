@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createHash, randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { hostDirectory, Kubelet, kubeletAddress, shell, stay } from "./kubelet.ts";
-import { cleaned, nginx, sh } from "./node.ts";
+import { cleaned, nginx, sh, until } from "./node.ts";
 
 let kubelet: Kubelet;
 
@@ -193,7 +193,17 @@ for (const transport of ["spdy", "websocket"]) {
 test("exec works again after a kill -9 of the daemon", async () => {
   await kubelet.crib.kill();
   const url = `${kubeletAddress}/exec/default/streams-node/main?command=echo&command=again&output=1`;
-  expect(sh("streaming-client", "command", "-url", url, "-stdout")).toBe("again\n");
+  // The kubelet needs a moment to connect again.
+  await until("an exec that works", () => {
+    const { stdout, exitCode } = Bun.spawnSync([
+      "streaming-client",
+      "command",
+      "-url",
+      url,
+      "-stdout",
+    ]);
+    return exitCode === 0 && stdout.toString() === "again\n";
+  });
 });
 
 test("nothing is left when all pods are gone", async () => {
