@@ -147,7 +147,7 @@ async function followSize(child: Running): Promise<void> {
 test("crictl exec -it over WebSocket: a terminal of its size, and the exit code", async () => {
   let output = "";
   const script =
-    'until [ "$(stty size)" = "33 111" ]; do sleep 0.05; done; echo ready; read x; exit 7';
+    'until [ "$(stty size 2>/dev/null)" = "33 111" ]; do sleep 0.05; done; echo ready; read x; exit 7';
   const args = ["exec", "--transport", "websocket", "-it", container.id, ...shell(script)];
   const child = Bun.spawn(new Crictl(node).command(...args), {
     terminal: {
