@@ -88,7 +88,8 @@ test("exec -i: a command that ends before its input does", async () => {
 test("exec -it: a terminal of the client's size, also when that changes, and the exit code", async () => {
   let output = "";
   // The size comes when the client has connected: the command may be earlier.
-  const sized = (size: string) => `until [ "$(stty size 2>/dev/null)" = "${size}" ]; do sleep 0.05; done`;
+  const sized = (size: string) =>
+    `until [ "$(stty size 2>/dev/null)" = "${size}" ]; do sleep 0.05; done`;
   const script = `${sized("33 111")}; echo first; ${sized("20 90")}; echo second
     read line; echo got $line; exit 7`;
   const child = Bun.spawn(crictl.command("exec", "-it", container.id, "sh", "-c", script), {
