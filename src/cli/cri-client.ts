@@ -1,8 +1,7 @@
 /** Clients of the daemon on this node, or of any CRI runtime. */
-import { Client as Channel, credentials, Metadata } from "@grpc/grpc-js";
+import { Client as Channel, credentials, Metadata, type MethodDefinition } from "@grpc/grpc-js";
 import { fromStatus } from "../cri/errors.ts";
 import {
-  type Method,
   methodDefinition,
   type Reply,
   type RequestPart,
@@ -64,21 +63,21 @@ export function connectCri(
 
 function clientOf<S extends Service>(channel: Channel, service: S, timeoutMs: number): Client<S> {
   const unary = Object.entries(service.methods).filter(([, method]) => !method.responseStream);
-  const calls = unary.map(([key, method]) => [
-    key,
-    (request: unknown, options: CallOptions = {}) =>
-      call(channel, { service, method }, request, { timeoutMs, ...options }),
-  ]);
+  const calls = unary.map(([key, method]) => {
+    const definition = methodDefinition(service, method);
+    const run = (request: unknown, options: CallOptions = {}) =>
+      call(channel, definition, request, { timeoutMs, ...options });
+    return [key, run];
+  });
   return Object.fromEntries(calls);
 }
 
 function call(
   channel: Channel,
-  of: { service: Service; method: Method },
+  { path, requestSerialize, responseDeserialize }: MethodDefinition<unknown, unknown>,
   request: unknown,
   { timeoutMs = 0, signal }: CallOptions,
 ): Promise<unknown> {
-  const { path, requestSerialize, responseDeserialize } = methodDefinition(of.service, of.method);
   const options = timeoutMs > 0 ? { deadline: Date.now() + timeoutMs } : {};
   return new Promise((resolve, reject) => {
     const running = channel.makeUnaryRequest(

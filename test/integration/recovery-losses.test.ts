@@ -91,7 +91,8 @@ test("a pod whose PID namespace dies is not ready, and its containers have ended
   }
 });
 
-test("an exit that only the record of a dead monitor tells of is the true one", async () => {
+/** A container that ends with 9 at SIGTERM; it and its monitor go on without the daemon. */
+async function obedientWithoutDaemon() {
   const pod = await node.pod();
   const command = ["sh", "-c", "trap 'exit 9' TERM; echo on; while :; do sleep 0.05; done"];
   const container = await node.run(pod, { command });
@@ -100,6 +101,11 @@ test("an exit that only the record of a dead monitor tells of is the true one", 
   const { pid } = JSON.parse(info.info ?? "") as { pid: number };
   const monitor = await monitorOf(pod);
   await node.kill();
+  return { pod, container, pid, monitor };
+}
+
+test("an exit that only the record of a dead monitor tells of is the true one", async () => {
+  const { pod, container, pid, monitor } = await obedientWithoutDaemon();
   process.kill(pid, "SIGTERM");
   const path = join(node.directory, "state/pods", pod.id, "exits", container.id);
   await until("the record is complete", () => {
@@ -128,14 +134,7 @@ test("a pod whose monitor has lost its socket ends, and the monitor with it", as
 });
 
 test("an exit that nobody saw is unknown, not said to be a kill", async () => {
-  const pod = await node.pod();
-  const command = ["sh", "-c", "trap 'exit 9' TERM; echo on; while :; do sleep 0.05; done"];
-  const container = await node.run(pod, { command });
-  await until("it runs", () => container.log().length > 0);
-  const { info } = await node.runtime.containerStatus({ containerId: container.id, verbose: true });
-  const { pid } = JSON.parse(info.info ?? "") as { pid: number };
-  const monitor = await monitorOf(pod);
-  await node.kill();
+  const { container, pid, monitor } = await obedientWithoutDaemon();
   process.kill(monitor, "SIGKILL");
   process.kill(pid, "SIGTERM");
   await until("it has ended", () => !existsSync(`/proc/${pid}`));
