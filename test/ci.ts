@@ -1,17 +1,20 @@
 /**
  * What continuous integration runs: `npm run check`, a build for arm64 too, `npm test`, `npm run fuzz`, and
  * the node tests. It needs Go: without it much would be skipped. The last line of stdout is the sum:
- * `N passed, N failed` with `, N skipped` when some were; the lines before it tell what each took.
+ * `N passed, N failed` with `, N skipped` when some were; the lines before it repeat what failed and tell
+ * what each part took.
  */
 import { availableParallelism } from "node:os";
 import { join } from "node:path";
 import { requireGo } from "./conformance/programs.ts";
+import { failuresIn } from "./runner/failures.ts";
 import { add, type Counts, exitStatus, readSummary, summaryLine } from "./runner/result.ts";
 
 process.chdir(join(import.meta.dir, ".."));
 
 const machines = String(Math.min(2, availableParallelism()));
 const took: string[] = [];
+const failures: string[] = [];
 
 /** Runs a part and passes on what it prints; the counts of its last line, undefined when it has none. */
 async function run(name: string, command: string[]): Promise<Counts | undefined> {
@@ -22,12 +25,13 @@ async function run(name: string, command: string[]): Promise<Counts | undefined>
   let text = "";
   for await (const chunk of child.stdout) {
     process.stdout.write(chunk);
-    text = (text + decoder.decode(chunk, { stream: true })).slice(-1000);
+    text += decoder.decode(chunk, { stream: true });
   }
   const status = await child.exited;
   const minutes = ((performance.now() - started) / 60_000).toFixed(1);
   took.push(`${name}: ${minutes} min`);
   const counts = readSummary(text);
+  if (status !== 0) failures.push(`\n${name} failed:`, ...failuresIn(text));
   if (counts !== undefined && (status === 0) === (exitStatus(counts) === 0)) return counts;
   return status === 0 ? { passed: 0, failed: 0, skipped: 0 } : undefined;
 }
@@ -59,6 +63,7 @@ async function main(): Promise<Counts> {
 }
 
 const total = await main();
+for (const line of failures) console.log(line);
 console.log(`\n${took.join(", ")}`);
 console.log(summaryLine(total));
 process.exitCode = exitStatus(total);

@@ -6,6 +6,7 @@
 import { existsSync, readFileSync, rmSync } from "node:fs";
 import { availableParallelism, tmpdir } from "node:os";
 import { join } from "node:path";
+import { kubernetesDescriptors } from "./conformance/contract.ts";
 import { buildPrograms, GoMissing } from "./conformance/programs.ts";
 import { runFile } from "./runner/bun-file.ts";
 import { add, type Counts, exitStatus, type FileResult, summaryLine } from "./runner/result.ts";
@@ -37,7 +38,7 @@ async function main(argv: string[]): Promise<number> {
       total = add(total, { ...none, failed: 1 });
       continue;
     }
-    if (kind === "integration") buildClients(chosen);
+    buildPeers(chosen);
     for (const result of await runFiles(chosen, kind === "integration")) total = add(total, result);
   }
   console.log(`\n${summaryLine(total)}`);
@@ -61,12 +62,18 @@ async function build(): Promise<boolean> {
   return false;
 }
 
-/** Integration tests have no network: the clients of streaming are built before. Without Go they skip. */
-function buildClients(files: string[]): void {
-  if (!files.some((file) => file.includes("streaming"))) return;
+/**
+ * Builds what test files compare Crib with or talk to it through. A test has no time to download, and an
+ * integration test no network. Without Go they skip.
+ */
+function buildPeers(files: string[]): void {
+  const some = (name: string) => files.some((file) => file.includes(name));
   try {
-    buildPrograms();
-    buildStreamingPrograms();
+    if (some("contract-descriptors")) kubernetesDescriptors();
+    if (some("integration/streaming")) {
+      buildPrograms();
+      buildStreamingPrograms();
+    }
   } catch (error) {
     if (!(error instanceof GoMissing)) throw error;
     console.log(`  ${error.message}`);

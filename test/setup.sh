@@ -91,7 +91,7 @@ allow_services() {
 
 apt_install() {
   "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -y --no-install-recommends \
-    -o DPkg::Lock::Timeout=300 install "$@" </dev/null >>"$log" 2>&1
+    -o DPkg::Lock::Timeout=300 -o Acquire::Retries=3 install "$@" </dev/null >>"$log" 2>&1
 }
 
 install_packages() {
@@ -111,7 +111,7 @@ install_packages() {
   forbid_services
   if ! apt_install "${missing[@]}"; then
     say "refreshing apt's lists and trying again"
-    "${as_root[@]}" apt-get update </dev/null >>"$log" 2>&1 || true
+    "${as_root[@]}" apt-get -o Acquire::Retries=3 update </dev/null >>"$log" 2>&1 || true
     apt_install "${missing[@]}" ||
       fail "apt-get failed; install by hand: apt-get install ${missing[*]}" "$log"
   fi

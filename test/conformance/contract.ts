@@ -12,7 +12,7 @@ import {
   FileDescriptorSetSchema,
   type ServiceDescriptorProto,
 } from "@bufbuild/protobuf/wkt";
-import { cache, hashOf, repository, requireGo } from "./programs.ts";
+import { cache, hashOf, repository, requireGo, retry } from "./programs.ts";
 
 /**
  * One line for each thing that the wire or a client can see: "message runtime.v1.Mount field
@@ -36,7 +36,7 @@ export function kubernetesDescriptors(): FileDescriptorSet {
   const cached = join(cache, `cri-api-${hash}.binpb`);
   if (!existsSync(cached)) {
     requireGo();
-    const set = runRaw(["go", "run", "."], module);
+    const set = retry(() => runRaw(["go", "run", "."], module));
     mkdirSync(cache, { recursive: true });
     writeFileSync(`${cached}.${process.pid}`, set);
     renameSync(`${cached}.${process.pid}`, cached);

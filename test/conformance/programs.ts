@@ -45,8 +45,10 @@ export function buildPrograms(): Programs {
   mkdirSync(staging, { recursive: true });
   const env = { ...process.env, CGO_ENABLED: "0" };
   const cmd = "sigs.k8s.io/cri-tools/cmd";
-  output(["go", "test", "-c", "-o", join(staging, "critest"), `${cmd}/critest`], module, env);
-  output(["go", "build", "-o", join(staging, "crictl"), `${cmd}/crictl`], module, env);
+  const build = (verb: string[], name: string) =>
+    retry(() => output(["go", ...verb, "-o", join(staging, name), `${cmd}/${name}`], module, env));
+  build(["test", "-c"], "critest");
+  build(["build"], "crictl");
   rmSync(directory, { recursive: true, force: true });
   renameSync(staging, directory);
   return programs;
@@ -69,6 +71,19 @@ export function output(
     throw new Error(`${command.join(" ")} failed (${child.exitCode}):\n${child.stderr.toString()}`);
   }
   return child.stdout.toString();
+}
+
+/** For work that downloads: tried twice more when it fails, since a registry may not answer for a moment. */
+export function retry<T>(work: () => T): T {
+  for (const pauseMs of [5_000, 20_000]) {
+    try {
+      return work();
+    } catch (error) {
+      console.log(`${error instanceof Error ? error.message : error}\ntrying again`);
+      Bun.sleepSync(pauseMs);
+    }
+  }
+  return work();
 }
 
 /** A short name for the content of `files`. */

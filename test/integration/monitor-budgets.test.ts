@@ -119,8 +119,10 @@ test("while an exec runs there is its process, and nothing else", async () => {
       }),
     ];
     for (const live of running) await new Promise((resolve) => live.io?.once("data", resolve));
-    const children = childrenOf(pod.monitor.pid).filter((child) => child !== record?.pid);
-    const programs = children.map((child) => readFileSync(`/proc/${child}/cmdline`, "utf8"));
+    const others = () => childrenOf(pod.monitor.pid).filter((child) => child !== record?.pid);
+    // The process may speak while the OCI runtime that made it is still ending.
+    await eventually("no process of the OCI runtime", () => others().length === running.length);
+    const programs = others().map((child) => readFileSync(`/proc/${child}/cmdline`, "utf8"));
     expect(programs).toEqual(running.map(() => "sh\0-c\0echo on; read x\0"));
     for (const live of running) {
       live.io?.write("\n");

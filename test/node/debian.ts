@@ -1,7 +1,7 @@
 /** The disk that the virtual machine boots: Debian trixie from its packages, with systemd and cgroup v2. */
 import { existsSync, mkdirSync, readdirSync, renameSync, rmSync } from "node:fs";
 import { join } from "node:path";
-import { cache, hashOf, output } from "../conformance/programs.ts";
+import { cache, hashOf, output, retry } from "../conformance/programs.ts";
 import { makeDisk } from "./disk.ts";
 
 const packages = [
@@ -65,13 +65,18 @@ export function buildDebian(): Debian {
 
 function bootstrap(directory: string): void {
   const root = join(directory, "root");
-  output([
-    ...["mmdebstrap", "--variant=minbase", "--quiet", `--include=${packages.join(",")}`],
-    '--aptopt=Apt::Install-Recommends "false"',
-    ...initrd.map((it) => `--essential-hook=${it}`),
-    ...customize.map((it) => `--customize-hook=${it}`),
-    ...["trixie", root],
-  ]);
+  const bootstrapRoot = () => {
+    rmSync(root, { recursive: true, force: true });
+    output([
+      ...["mmdebstrap", "--variant=minbase", "--quiet", `--include=${packages.join(",")}`],
+      '--aptopt=Apt::Install-Recommends "false"',
+      '--aptopt=Acquire::Retries "3"',
+      ...initrd.map((it) => `--essential-hook=${it}`),
+      ...customize.map((it) => `--customize-hook=${it}`),
+      ...["trixie", root],
+    ]);
+  };
+  retry(bootstrapRoot);
   for (const name of readdirSync(join(root, "boot"))) {
     const [, kind] = /^(vmlinuz|initrd\.img)-/.exec(name) ?? [];
     if (kind !== undefined) renameSync(join(root, "boot", name), join(directory, kind));

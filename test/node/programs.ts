@@ -1,7 +1,7 @@
 /** What the second disk carries: the kubelet, the cases, and a registry's directory with the images. */
 import { existsSync, mkdirSync, renameSync } from "node:fs";
 import { join } from "node:path";
-import { cache, hashOf, output, requireGo } from "../conformance/programs.ts";
+import { cache, hashOf, output, requireGo, retry } from "../conformance/programs.ts";
 
 const version = "1.36.0";
 
@@ -19,14 +19,9 @@ export function buildKubelet(): string {
     ([name, value]) => `-X k8s.io/component-base/version.${name}=${value}`,
   );
   const staging = `${kubelet}.${process.pid}`;
-  output(
-    [
-      ...["go", "build", "-o", staging, "-ldflags", ["-s -w", ...flags].join(" ")],
-      "k8s.io/kubernetes/cmd/kubelet",
-    ],
-    module,
-    { ...process.env, CGO_ENABLED: "0" },
-  );
+  const build = ["go", "build", "-o", staging, "-ldflags", ["-s -w", ...flags].join(" ")];
+  const env = { ...process.env, CGO_ENABLED: "0" };
+  retry(() => output([...build, "k8s.io/kubernetes/cmd/kubelet"], module, env));
   renameSync(staging, kubelet);
   return kubelet;
 }

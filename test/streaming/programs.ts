@@ -1,7 +1,7 @@
 /** The Go programs that streaming is tested and measured with: built once for each content of theirs. */
 import { existsSync, mkdirSync, readdirSync, renameSync } from "node:fs";
 import { dirname, join } from "node:path";
-import { cache, hashOf, output, requireGo } from "../conformance/programs.ts";
+import { cache, hashOf, output, requireGo, retry } from "../conformance/programs.ts";
 
 export interface StreamingPrograms {
   /** kubectl's client as a program: see client/main.go. */
@@ -31,7 +31,8 @@ export function buildStreamingPrograms(): StreamingPrograms {
   const staging = `${directory}.${process.pid}`;
   mkdirSync(staging, { recursive: true });
   const env = { ...process.env, CGO_ENABLED: "0" };
-  output(["go", "build", "-o", `${staging}/`, "./client", "./server"], module, env);
+  const build = ["go", "build", "-o", `${staging}/`, "./client", "./server"];
+  retry(() => output(build, module, env));
   renameSync(staging, directory);
   return programs;
 }

@@ -3,6 +3,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { runFile } from "../runner/bun-file.ts";
+import { failuresIn } from "../runner/failures.ts";
 import { leftCgroups, testCgroups } from "../runner/leftovers.ts";
 import { exitStatus, judge, readJunit, readSummary, summaryLine } from "../runner/result.ts";
 import { select, selectFiles } from "../runner/selection.ts";
@@ -151,4 +152,30 @@ test("the last line of a run's output is read as its counts, and nothing else is
   expect(readSummary("  ✓ x 12 passed, 0 failed\n")).toBeUndefined();
   expect(readSummary("12 passed, 0 failed\nsegmentation fault\n")).toBeUndefined();
   expect(readSummary("")).toBeUndefined();
+});
+
+test("what failed is picked out of what a run printed, with its messages", () => {
+  const printed = `
+unit
+  ✓ tar                 3 passed, 0 failed
+  ✗ reference           2 passed, 1 failed
+      error: expected 1
+      (fail) a tag
+
+      in the file's last lines
+  ✓ manifest            3 passed, 0 failed
+      note: of a test that passed
+8 passed, 1 failed`;
+  expect(failuresIn(printed)).toEqual([
+    "  ✗ reference           2 passed, 1 failed",
+    "      error: expected 1",
+    "      (fail) a tag",
+    "",
+    "      in the file's last lines",
+  ]);
+  expect(failuresIn("making the disk\n\napt-get failed\n0 passed, 1 failed\n")).toEqual([
+    "making the disk",
+    "apt-get failed",
+    "0 passed, 1 failed",
+  ]);
 });
