@@ -158,13 +158,32 @@ static void kill_relatives(int proc, struct families families) {
   }
 }
 
+/* Stopped with all its threads, or ended; also what is no child of ours, whose stop nobody tells. */
+static bool stands_still(pid_t pid) {
+  siginfo_t info = {0};
+  if (waitid(P_PID, (id_t)pid, &info, WSTOPPED | WEXITED | WNOWAIT | WNOHANG) != 0) return true;
+  return info.si_pid != 0;
+}
+
+static bool all_stand_still(struct families families) {
+  for (size_t i = 0; i < families.count; i++)
+    if (!stands_still(families.pids[i])) return false;
+  return true;
+}
+
+enum { STOP_PATIENCE_MS = 1000 }; /* one that hangs in the kernel or in a frozen cgroup does not stop */
+
 void kill_families(const pid_t *pids, size_t count) {
+  const struct families families = {pids, count};
   int proc = open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  /* Stopped, it starts nothing behind the search's back. It stops a moment later than it is told:
-   * what it started in that moment the second search finds. */
+  /* Stopped, it starts nothing behind the search's back. It stops when it next runs, on a busy node not at
+   * once: the last search begins after that. There are two, because relatives start processes as well. */
   for (size_t i = 0; i < count; i++) kill(pids[i], SIGSTOP);
-  for (int pass = 0; proc >= 0 && pass < 2; pass++) {
-    kill_relatives(proc, (struct families){pids, count});
+  uint64_t patience = now_ms() + STOP_PATIENCE_MS;
+  bool last = false;
+  for (int pass = 0; proc >= 0 && !last; pass++) {
+    last = pass > 0 && (all_stand_still(families) || now_ms() > patience);
+    kill_relatives(proc, families);
     lseek(proc, 0, SEEK_SET);
   }
   if (proc >= 0) close(proc);
