@@ -171,7 +171,9 @@ static bool all_stand_still(struct families families) {
   return true;
 }
 
-enum { STOP_PATIENCE_MS = 1000 }; /* one that hangs in the kernel or in a frozen cgroup does not stop */
+enum {
+  STOP_PATIENCE_MS = 1000
+}; /* one that hangs in the kernel or in a frozen cgroup does not stop */
 
 void kill_families(const pid_t *pids, size_t count) {
   const struct families families = {pids, count};
