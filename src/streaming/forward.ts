@@ -1,7 +1,7 @@
-import { type Duplex, finished } from "node:stream";
+import { finished } from "node:stream";
 import { messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
-import type { ForwardedConnection, StreamingBackend } from "./channels.ts";
+import type { ForwardedConnection, PortConnection, StreamingBackend } from "./channels.ts";
 
 /**
  * How many connections of one client may be made or open: a pod's monitor has room for 1,024 streams,
@@ -13,6 +13,9 @@ export const MAX_CONNECTIONS = 512;
 export class Forwarder {
   /** Those that are being made, whether the client still wants them or not, and those that are open. */
   #count = 0;
+  /** Those that are open; whose port has said nothing for the longest time comes first. */
+  readonly #ports = new Set<PortConnection>();
+  #held = false;
 
   constructor(
     private readonly backend: Pick<StreamingBackend, "dial">,
@@ -32,8 +35,9 @@ export class Forwarder {
     this.#count += 1;
     try {
       const target = await this.backend.dial(this.podSandboxId, connection.port);
-      join(connection, target);
+      this.#join(connection, target);
       if (!target.closed) await new Promise((resolve) => target.once("close", resolve));
+      this.#ports.delete(target);
     } catch (error) {
       log().debug({ error: messageOf(error) }, what);
       connection.fail(`${what}: ${messageOf(error)}`);
@@ -41,18 +45,38 @@ export class Forwarder {
       this.#count -= 1;
     }
   }
-}
 
-function join({ port, data }: ForwardedConnection, target: Duplex): void {
-  // A reset is no failure of port-forwarding: a text about it would make kubectl give up the others.
-  target.on("error", (error) => log().debug({ port, error: error.message }, "port-forward: lost"));
-  data.pipe(target);
-  target.pipe(data);
-  finished(target, (error) => {
-    if (error) data.destroy();
-  });
-  finished(data, (error) => {
-    if (error) target.destroy();
-  });
-  if (data.destroyed) target.destroy();
+  /**
+   * The client takes nothing for now, or does again: meanwhile nothing is read from its ports. Each would
+   * cost what one read brings, and there may be hundreds.
+   */
+  hold(held: boolean): void {
+    if (held === this.#held) return;
+    this.#held = held;
+    // The first that is let go is the first that is read from.
+    for (const target of this.#ports) target.hold(held);
+  }
+
+  #join(connection: ForwardedConnection, target: PortConnection): void {
+    const { port, data } = connection;
+    const what = `error forwarding port ${port} of pod ${this.podSandboxId}`;
+    this.#ports.add(target);
+    target.hold(this.#held);
+    target.on("data", () => {
+      this.#ports.delete(target);
+      this.#ports.add(target);
+    });
+    target.on("error", (error) =>
+      log().debug({ port, error: error.message }, "port-forward: lost"),
+    );
+    data.pipe(target);
+    target.pipe(data);
+    finished(target, (error) => {
+      if (error && !data.destroyed) connection.reset(`${what}: ${error.message}`);
+    });
+    finished(data, (error) => {
+      if (error) target.destroy();
+    });
+    if (data.destroyed) target.destroy();
+  }
 }
