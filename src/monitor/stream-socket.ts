@@ -11,6 +11,7 @@ export type StreamAddress = { unix: string } | { hostname: string; port: number 
  * need listen.
  */
 export class StreamSocket extends Duplex {
+  bytesRead = 0;
   #socket: Socket | undefined;
   /** Somebody reads; nothing is buffered then. */
   #wanted = false;
@@ -85,6 +86,7 @@ export class StreamSocket extends Duplex {
 
   #data(chunk: Buffer): void {
     if (this.destroyed) return;
+    this.bytesRead += chunk.length;
     this.#wanted = this.push(chunk);
     this.#flow();
   }

@@ -13,9 +13,12 @@ export const MAX_CONNECTIONS = 512;
 export class Forwarder {
   /** Those that are being made, whether the client still wants them or not, and those that are open. */
   #count = 0;
-  /** Those that are open; whose port has said nothing for the longest time comes first. */
+  /** Those that are open. */
   readonly #ports = new Set<PortConnection>();
+  /** Those that have been read from in this round. */
+  readonly #served = new Set<PortConnection>();
   #held = false;
+  #releases = 0;
 
   constructor(
     private readonly backend: Pick<StreamingBackend, "dial">,
@@ -38,6 +41,7 @@ export class Forwarder {
       this.#join(connection, target);
       if (!target.closed) await new Promise((resolve) => target.once("close", resolve));
       this.#ports.delete(target);
+      this.#served.delete(target);
     } catch (error) {
       log().debug({ error: messageOf(error) }, what);
       connection.fail(`${what}: ${messageOf(error)}`);
@@ -53,8 +57,28 @@ export class Forwarder {
   hold(held: boolean): void {
     if (held === this.#held) return;
     this.#held = held;
-    // The first that is let go is the first that is read from.
-    for (const target of this.#ports) target.hold(held);
+    if (!held) this.#release();
+    else for (const port of this.#ports) port.hold(true);
+  }
+
+  /**
+   * Ports are read from in rounds: the kernel names those that have something in the same order each time,
+   * and the first of them may be more than the client takes.
+   */
+  #release(): void {
+    if (this.#served.size === this.#ports.size) this.#served.clear();
+    for (const port of this.#ports) if (!this.#served.has(port)) port.hold(false);
+    if (this.#served.size === 0) return;
+    this.#releases += 1;
+    const release = this.#releases;
+    // The loop looks at the ports between the two: those that are left of this round have nothing to say.
+    setImmediate(() => setImmediate(() => this.#nextRound(release)));
+  }
+
+  #nextRound(release: number): void {
+    if (this.#held || release !== this.#releases) return;
+    for (const port of this.#served) port.hold(false);
+    this.#served.clear();
   }
 
   #join(connection: ForwardedConnection, target: PortConnection): void {
@@ -62,10 +86,7 @@ export class Forwarder {
     const what = `error forwarding port ${port} of pod ${this.podSandboxId}`;
     this.#ports.add(target);
     target.hold(this.#held);
-    target.on("data", () => {
-      this.#ports.delete(target);
-      this.#ports.add(target);
-    });
+    target.on("data", () => this.#served.add(target));
     target.on("error", (error) =>
       log().debug({ port, error: error.message }, "port-forward: lost"),
     );

@@ -305,14 +305,15 @@ const stalledClients = {
     const headers = { "Sec-WebSocket-Protocol": "v4.channel.k8s.io" };
     return (await RawWebSocket.connect(url, headers)).socket;
   },
-  "port-forward": async () => {
+  "200 forwarded connections": async () => {
     const { url } = await node.runtime.portForward({ podSandboxId: pod.id });
     const client = await SpdyClient.open(url, ["portforward.k8s.io"]);
-    for (let index = 0; index < 3; index += 1) {
-      const common = { port: "8082", requestid: String(index) };
-      await client.stream({ streamtype: "error", ...common });
-      await client.stream({ streamtype: "data", ...common });
-    }
+    client.socket.pause();
+    const open = (id: number, streamtype: string) => {
+      const headers = { streamtype, port: "8082", requestid: String(id >> 2) };
+      return synStream(id, client.writer.write(headers));
+    };
+    for (let id = 1; id < 800; id += 4) client.send(open(id, "error"), open(id + 2, "data"));
     return client.socket;
   },
 };
