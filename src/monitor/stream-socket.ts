@@ -11,7 +11,9 @@ export type StreamAddress = { unix: string } | { hostname: string; port: number 
  * need listen.
  */
 export class StreamSocket extends Duplex {
+  /** As sockets of node:net count it. */
   bytesRead = 0;
+  /** Undefined when the connection is closed. */
   #socket: Socket | undefined;
   /** Somebody reads; nothing is buffered then. */
   #wanted = false;
@@ -63,6 +65,10 @@ export class StreamSocket extends Duplex {
   }
 
   override _write(chunk: Buffer, _: string, callback: (error?: Error | null) => void): void {
+    if (this.#socket === undefined) {
+      callback(gone());
+      return;
+    }
     this.#unsent = { bytes: chunk, callback };
     this.#flush();
   }
@@ -73,7 +79,9 @@ export class StreamSocket extends Duplex {
   }
 
   override _destroy(error: Error | null, callback: (error?: Error | null) => void): void {
-    this.#socket?.terminate();
+    // By TCP, `terminate` would also take back what is still on its way.
+    if (this.readableEnded && this.writableFinished) this.#socket?.end();
+    else this.#socket?.terminate();
     this.#socket = undefined;
     callback(error);
   }
@@ -108,7 +116,7 @@ export class StreamSocket extends Duplex {
       return;
     }
     this.#unsent = undefined;
-    callback(sent < 0 ? new Error("the other side is gone") : null);
+    callback(sent < 0 ? gone() : null);
   }
 
   #end(): void {
@@ -127,10 +135,14 @@ export class StreamSocket extends Duplex {
 
   #closed(error: Error | undefined): void {
     this.#socket = undefined;
-    if (error !== undefined) this.destroy(error);
-    this.#end();
+    if (error === undefined) this.#end();
+    else this.destroy(error);
     const unsent = this.#unsent;
     this.#unsent = undefined;
-    unsent?.callback(new Error("the other side is gone"));
+    unsent?.callback(gone());
   }
+}
+
+function gone(): Error {
+  return new Error("the other side is gone");
 }

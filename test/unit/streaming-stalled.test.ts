@@ -1,5 +1,5 @@
 /** What a client that takes nothing costs: counted, with every byte that was read from its ports. */
-import { afterEach, expect, setDefaultTimeout, test } from "bun:test";
+import { afterAll, afterEach, expect, setDefaultTimeout, test } from "bun:test";
 import { mkdtempSync, rmSync } from "node:fs";
 import { createServer, type Server, type Socket } from "node:net";
 import { tmpdir } from "node:os";
@@ -26,7 +26,7 @@ const cleanUp: Array<() => void> = [];
 afterEach(() => {
   for (const each of cleanUp.splice(0)) each();
 });
-process.on("exit", () => rmSync(directory, { recursive: true, force: true }));
+afterAll(() => rmSync(directory, { recursive: true }));
 
 /** The server's side of a client's connection, of which the client takes what it is let. */
 class Transport extends Duplex {
