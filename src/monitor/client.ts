@@ -1,4 +1,5 @@
-import type { Socket } from "node:net";
+import type { Duplex } from "node:stream";
+import { getSystemErrorMap } from "node:util";
 import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
 import { Connection } from "./connection.ts";
@@ -7,6 +8,7 @@ import type { Frame } from "./frame.ts";
 import {
   Answer,
   decodeCreate,
+  decodeDialEnd,
   decodeExec,
   decodeHello,
   decodeRecord,
@@ -14,6 +16,7 @@ import {
   encodeCancel,
   encodeCreate,
   encodeDial,
+  encodeDialEnd,
   encodeEmpty,
   encodeExec,
   encodeForId,
@@ -27,6 +30,7 @@ import {
   type StreamNumbers,
 } from "./protocol.ts";
 import { openStream, type Stream } from "./stream.ts";
+import type { StreamSocket } from "./stream-socket.ts";
 import type {
   ContainerExit,
   ContainerRecord,
@@ -45,8 +49,8 @@ const MARGIN_MS = 10_000;
 /** The live streams of a process, and what the monitor says in the end. */
 export interface Live<Result> {
   /** stdin and stdout; undefined when neither is wanted. */
-  readonly io: Socket | undefined;
-  readonly stderr: Socket | undefined;
+  readonly io: Duplex | undefined;
+  readonly stderr: Duplex | undefined;
   resize(size: { columns: number; rows: number }): void;
   /** All output is on the sockets then. */
   readonly ended: Promise<Result>;
@@ -228,13 +232,18 @@ export class Monitor {
     };
   }
 
-  /** A connection to a port of localhost in the pod's network namespace, IPv4, else IPv6. */
-  async dial(port: number, deadlineMs: number): Promise<Socket> {
+  /**
+   * A connection to a port of localhost in the pod's network namespace, IPv4, else IPv6. A port that breaks
+   * it off destroys it with an error, behind all that it has said.
+   */
+  async dial(port: number, deadlineMs: number): Promise<StreamSocket> {
     this.requireStreams("port-forward");
     const stream = await this.openStream();
     try {
       const encode = (request: number) => encodeDial(request, stream.number, port, deadlineMs);
       await this.connection.call(encode, { limitMs: deadlineMs + MARGIN_MS }).reply;
+      const broken = quiet(this.brokenDial(stream.number));
+      stream.socket.endsWith(broken);
       return stream.socket;
     } catch (error) {
       stream.socket.destroy();
@@ -275,6 +284,21 @@ export class Monitor {
   /** Leaves the monitor as it is; `closed` resolves. */
   disconnect(): void {
     this.connection.disconnect();
+  }
+
+  /** How a port has broken off; undefined when it ended in good order. */
+  private async brokenDial(stream: number): Promise<Error | undefined> {
+    try {
+      const encode = (request: number) => encodeDialEnd(request, stream);
+      const errno = decodeDialEnd(await this.connection.call(encode, { limitMs: 0 }).reply);
+      if (errno === 0) return undefined;
+      const [name, text] = getSystemErrorMap().get(-errno) ?? ["", `errno ${errno}`];
+      return Object.assign(new Error(text), { code: name });
+    } catch (error) {
+      // A monitor of an older Crib does not know.
+      if (error instanceof CribError && error.code === "Unimplemented") return undefined;
+      return error instanceof Error ? error : new Error(String(error));
+    }
   }
 
   private openStream(): Promise<Stream> {

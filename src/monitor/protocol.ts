@@ -34,6 +34,7 @@ export const Request = {
   resize: 18,
   cancel: 19,
   dial: 20,
+  dialEnd: 21,
 } as const;
 
 /** Types of what the monitor sends. */
@@ -187,6 +188,11 @@ export function encodeDial(
     .frame(Request.dial, request);
 }
 
+/** `stream`: of a dial that is connected. */
+export function encodeDialEnd(request: number, stream: number): Uint8Array {
+  return new FrameWriter().u32("stream", stream).frame(Request.dialEnd, request);
+}
+
 export function encodeKill(request: number, id: string, signal: number): Uint8Array {
   return new FrameWriter().string("id", id).u32("signal", signal).frame(Request.kill, request);
 }
@@ -254,6 +260,11 @@ export function decodeRecord(payload: Uint8Array): ContainerRecord {
   return state === STATE_EXITED
     ? { ...record, droppedLogBytes, exit }
     : { ...record, droppedLogBytes };
+}
+
+/** The errno with which a port broke off; 0 when it ended in good order. */
+export function decodeDialEnd(payload: Uint8Array): number {
+  return new FieldReader(payload).u32();
 }
 
 /** The error that the monitor answered with. */

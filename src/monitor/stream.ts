@@ -1,13 +1,13 @@
 import { closeSync, constants, openSync } from "node:fs";
-import { connect, type Socket } from "node:net";
 import { CribError, messageOf } from "../error.ts";
 import { withDeadline } from "./deadline.ts";
 import { encodeStream } from "./protocol.ts";
+import { StreamSocket } from "./stream-socket.ts";
 
 /** A connection that carries nothing but bytes, both ways, and the number by which requests name it. */
 export interface Stream {
   number: number;
-  socket: Socket;
+  socket: StreamSocket;
 }
 
 /** Another daemon's could still be there: not from 1. */
@@ -32,20 +32,17 @@ export function openDirectory(path: string): { fd: number; socketPath: string } 
  */
 export async function openStream(path: string, deadlineMs: number): Promise<Stream> {
   const directory = openDirectory(path);
-  const socket = connect({ path: directory.socketPath, allowHalfOpen: true });
   lastNumber = (lastNumber % 0xffffffff) + 1;
   const number = lastNumber;
-  const connected = new Promise<void>((resolve, reject) => {
-    socket.once("error", reject);
-    socket.once("connect", () => socket.write(encodeStream(number), () => resolve()));
-  });
+  const connecting = StreamSocket.connect({ unix: directory.socketPath });
   try {
-    await withDeadline(connected, deadlineMs, "pod monitor: stream");
-    socket.on("error", () => undefined);
+    const socket = await withDeadline(connecting, deadlineMs, "pod monitor: stream");
+    // It fits, so it is on its way.
+    socket.write(encodeStream(number));
     return { number, socket };
   } catch (error) {
-    socket.on("error", () => undefined);
-    socket.destroy();
+    // Should it come after all, nobody waits for it any more.
+    void connecting.then((socket) => socket.destroy()).catch(() => undefined);
     const text = `pod monitor in ${path}: ${messageOf(error)}`;
     throw new CribError("Unavailable", text, { cause: error });
   } finally {

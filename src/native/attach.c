@@ -111,8 +111,9 @@ static bool move_in(struct stream *it) {
   if (!it->input || container->input < 0) return relay_away(it->fd, stream_buffer()) == RELAY_MOVED;
   enum relay result = relay_in(it->fd, container->input, !container->tty, stream_buffer());
   if (result == RELAY_ENDED) end_input(it);
-  if (result == RELAY_BROKEN) unwatch_close(&container->input); /* nobody will read it any more */
-  return result == RELAY_MOVED || result == RELAY_BROKEN;
+  bool broken = result == RELAY_BROKEN || result == RELAY_RESET;
+  if (broken) unwatch_close(&container->input); /* nobody will read it any more */
+  return result == RELAY_MOVED || broken;
 }
 
 /* It has gone, and nothing more can be done for it. */

@@ -61,8 +61,10 @@ void dial_ready(struct stream *it) {
     it->role = STREAM_DIAL;
     it->source = it->sink;
     it->deadline = 0;
+    it->error = 0;
     it->again = true;
     if (it->request != 0) client_reply(DIAL, it->request);
+    it->request = 0;
     return;
   }
   it->error = (uint16_t)error;
@@ -89,4 +91,32 @@ void dial_start(struct reader *reader, uint32_t request) {
   it->output = 0;
   it->deadline = now_ms() + deadline_ms;
   if (!attempt(it)) refuse(it, FAILED_PRECONDITION, strerror(it->error));
+}
+
+static void tell_end(const struct stream *it, uint32_t request) {
+  struct writer writer = client_frame(REPLY | DIAL_END, request);
+  write_u32(&writer, it->error);
+  client_send(&writer);
+}
+
+void dial_ended(struct stream *it) {
+  if (it->request != 0) tell_end(it, it->request);
+  it->request = 0;
+}
+
+/* One that has ended keeps its number until the daemon closes it. */
+void dial_end(struct reader *reader, uint32_t request) {
+  uint32_t number = read_u32(reader);
+  for (EACH_STREAM(it)) {
+    if (reader->bad || it->number != number) continue;
+    if (it->role == STREAM_ENDED || (it->role == STREAM_DIAL && it->source < 0)) {
+      tell_end(it, request);
+      return;
+    }
+    if (it->role == STREAM_DIAL && it->request == 0) {
+      it->request = request;
+      return;
+    }
+  }
+  client_error(request, NOT_FOUND, "dial: no such stream, or its end is waited for already");
 }

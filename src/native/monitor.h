@@ -151,6 +151,7 @@ void attach_input_ready(unsigned container);
 
 /* dial.c */
 void dial_start(struct reader *reader, uint32_t request);
+void dial_end(struct reader *reader, uint32_t request);
 
 /* client.c */
 int client_listen(char *error, size_t size);

@@ -62,10 +62,13 @@ enum frame_type {
   CANCEL = 19,
   /* u32 stream, port, deadline ms; answered when it is connected */
   DIAL = 20,
+  /* u32 stream of a DIAL that is connected; answered when the port says no more */
+  DIAL_END = 21,
 
   /* HELLO: u16 version (the older of both), u16 zero, u32 pid, u32 pause pid (0: none), string pod id
    * CREATE: u32 exit status, u32 pid (0: not created), string error
-   * EXEC: u32 exit code, u32 signal, u32 flags; others: empty */
+   * EXEC: u32 exit code, u32 signal, u32 flags
+   * DIAL_END: u32 errno with which the port broke off, 0: it ended in good order; others: empty */
   REPLY = 0x8000,
   /* u32 error code, string text */
   ERROR = 0xc000,

@@ -33,8 +33,8 @@ enum relay relay_out(int from, int socket, bool pipe, struct relay_buffer buffer
   if (!relay_has_room(socket)) return RELAY_BLOCKED;
   size_t most = buffer.size < RELAY_CHUNK ? buffer.size : RELAY_CHUNK;
   ssize_t count = read(from, buffer.bytes, most);
-  /* EIO: a terminal that no process has open. ECONNRESET: a port whose owner has gone. */
-  enum relay result = outcome(count, RELAY_ENDED);
+  /* EIO: a terminal that no process has open. */
+  enum relay result = outcome(count, errno == EIO ? RELAY_ENDED : RELAY_RESET);
   if (result == RELAY_MOVED &&
       send(socket, buffer.bytes, (size_t)count, MSG_NOSIGNAL | MSG_DONTWAIT) != count)
     return RELAY_BROKEN;
@@ -52,7 +52,9 @@ enum relay relay_in(int socket, int to, bool pipe, struct relay_buffer buffer) {
   ssize_t taken = write(to, buffer.bytes, (size_t)count);
   if (taken > 0 && recv(socket, buffer.bytes, (size_t)taken, MSG_DONTWAIT) != taken)
     return RELAY_ENDED;
-  return outcome(taken, RELAY_BROKEN);
+  /* EPIPE: a port whose owner ended it in good order before. A reset is told only once, here or to who
+   * reads. */
+  return outcome(taken, errno == EPIPE || errno == EIO ? RELAY_BROKEN : RELAY_RESET);
 }
 
 enum relay relay_away(int socket, struct relay_buffer buffer) {

@@ -14,6 +14,7 @@ enum relay {
   RELAY_BLOCKED, /* nothing to read, or no room to write: an edge of either will tell */
   RELAY_ENDED,   /* the side that is read has ended */
   RELAY_BROKEN,  /* the side that is written to takes nothing any more */
+  RELAY_RESET,   /* the side that is no pipe has broken off; errno says how */
 };
 
 /* What a call may use in between, when `pipe` is false. */

@@ -28,9 +28,10 @@ struct stream {
   bool input;     /* ATTACH: what comes goes to the container */
   uint8_t output; /* ATTACH: which of the container's streams it shows; DIALING: attempts made */
   uint16_t owner; /* EXEC, ATTACH: the slot of the exec or the container */
-  uint16_t port, error; /* DIALING: where to; errno of the last attempt that failed */
+  uint16_t port;  /* DIALING: where to */
+  uint16_t error; /* errno: DIALING: of the last attempt; DIAL: with which it broke off, 0: not */
   uint32_t number;
-  uint32_t request;  /* ATTACH, DIALING: to be answered, 0: no */
+  uint32_t request;  /* ATTACH, DIALING, DIAL (its end): to be answered, 0: no */
   uint64_t deadline; /* now_ms, 0: none */
   int fd;
   int source,
@@ -60,5 +61,6 @@ void attach_forget(struct stream *it); /* its client has gone */
 /* dial.c */
 void dial_ready(struct stream *it);
 void dial_expired(struct stream *it);
+void dial_ended(struct stream *it); /* its port says no more */
 
 #endif

@@ -1,5 +1,6 @@
 /* The table of streams, and those that lead to a process or a port. */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -139,6 +140,7 @@ static void end_source(struct stream *it) {
   if (terminal) close_end(it, &it->sink);
   shutdown(it->fd, SHUT_WR);
   if (it->role == STREAM_EXEC) exec_output_ended(it->owner);
+  if (it->role == STREAM_DIAL) dial_ended(it);
 }
 
 static void end_sink(struct stream *it) {
@@ -149,14 +151,16 @@ static void end_sink(struct stream *it) {
 static bool move_out(struct stream *it) {
   if (it->source < 0) return false;
   enum relay result = relay_out(it->source, it->fd, it->pipes, stream_buffer());
-  if (result == RELAY_ENDED || result == RELAY_BROKEN) end_source(it);
+  if (result == RELAY_RESET) it->error = (uint16_t)errno;
+  if (result > RELAY_BLOCKED) end_source(it);
   return result == RELAY_MOVED;
 }
 
 static bool move_in(struct stream *it) {
   if (it->sink < 0) return relay_away(it->fd, stream_buffer()) == RELAY_MOVED;
   enum relay result = relay_in(it->fd, it->sink, it->pipes, stream_buffer());
-  if (result == RELAY_ENDED || result == RELAY_BROKEN) end_sink(it);
+  if (result == RELAY_RESET && it->source >= 0) it->error = (uint16_t)errno;
+  if (result > RELAY_BLOCKED) end_sink(it);
   return result == RELAY_MOVED;
 }
 

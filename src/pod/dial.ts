@@ -1,6 +1,6 @@
-import type { Duplex } from "node:stream";
 import type { Core } from "../container/core.ts";
 import { CribError } from "../error.ts";
+import type { StreamSocket } from "../monitor/stream-socket.ts";
 import { requirePod } from "../state/find.ts";
 
 /** Nothing but the pod's own programs is asked: they answer, or are stuck. */
@@ -8,12 +8,12 @@ const DIAL_DEADLINE_MS = 10_000;
 
 /**
  * Connects to a port of localhost in the pod's network namespace, IPv4, else IPv6. Half-open: `end()`
- * leaves what the port still says to be read.
+ * leaves what the port still says to be read. A port that breaks it off destroys it with an error.
  *
  * @throws CribError InvalidArgument, NotFound, FailedPrecondition (not ready, or the port refuses),
  *   DeadlineExceeded, ResourceExhausted, Unimplemented (an old pod).
  */
-export async function dial(core: Core, podSandboxId: string, port: number): Promise<Duplex> {
+export async function dial(core: Core, podSandboxId: string, port: number): Promise<StreamSocket> {
   if (!Number.isInteger(port) || port < 1 || port > 65_535) {
     throw new CribError("InvalidArgument", `port: ${port} is not one of 1 to 65535`);
   }

@@ -8,7 +8,13 @@ export interface StreamingBackend {
   exec(request: CommandRequest): Promise<ProcessStreams>;
   attach(request: CommandRequest): Promise<ProcessStreams>;
   /** A connection to a port of localhost in the pod's network namespace, IPv4 then IPv6. */
-  dial(podSandboxId: string, port: number): Promise<Duplex>;
+  dial(podSandboxId: string, port: number): Promise<PortConnection>;
+}
+
+/** Half-open; a port that breaks it off destroys it with an error, behind all that it has said. */
+export interface PortConnection extends Duplex {
+  /** While it is held nothing is read from the port, not even ahead. */
+  hold(held: boolean): void;
 }
 
 /**
@@ -34,6 +40,8 @@ export type Outcome = { exitCode: number } | { error: string };
 export interface ForwardedConnection {
   readonly port: number;
   readonly data: Duplex;
-  /** Tells the client why its connection failed; other connections of the client go on. */
+  /** Tells the client why its connection was not made; its other connections go on. */
   fail(message: string): void;
+  /** Tells the client, behind all data, that the port has broken it off; its other connections go on. */
+  reset(message: string): void;
 }

@@ -62,6 +62,12 @@ export class ClientStream extends Duplex {
     this.destroy();
   }
 
+  /** Calls back when all that was written is on its way, or the stream is gone. */
+  flushed(callback: () => void): void {
+    if (this.destroyed) callback();
+    else this.write(EMPTY, () => callback());
+  }
+
   override _read(): void {
     const piece = this.#queue.shift();
     if (piece === undefined) {
@@ -98,6 +104,8 @@ export class ClientStream extends Duplex {
     this.link.queued(this, changeBytes);
   }
 }
+
+const EMPTY = Buffer.alloc(0);
 
 /** A small piece must not keep the large buffer alive that it came in. */
 function ownCopy(piece: Buffer): Buffer {

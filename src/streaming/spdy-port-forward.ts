@@ -99,6 +99,11 @@ function toConnection(port: number, data: SpdyStream, error: SpdyStream): Forwar
       error.end(message, () => data.destroy());
       error.once("close", () => data.destroy());
     },
+    // Kubernetes' server also sends the text, upon which kubectl gives up all other connections.
+    reset: () => {
+      data.resume();
+      data.flushed(() => data.destroy());
+    },
   };
 }
 

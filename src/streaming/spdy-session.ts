@@ -28,6 +28,8 @@ export interface SpdyOptions {
   refuse(headers: StreamHeaders): string | undefined;
   /** A stream has been taken, the client knows. */
   opened(stream: SpdyStream): void;
+  /** The client takes nothing for now, or does again. */
+  blocked?(blocked: boolean): void;
 }
 
 /** Answers (to PING and the like) that a client does not fetch before it is no longer read. */
@@ -219,8 +221,13 @@ export class SpdySession implements StreamLink {
 
   #write(bytes: Buffer): void {
     if (this.transport.destroyed || this.transport.writableEnded) return;
-    if (this.transport.write(bytes)) this.#activeMs = performance.now();
-    else this.#blocked = true;
+    // What has been taken at once is on its way, however much it was.
+    if (this.transport.write(bytes) || this.transport.writableLength === 0) {
+      this.#activeMs = performance.now();
+      return;
+    }
+    this.#blocked = true;
+    this.options.blocked?.(true);
   }
 
   #drained(): void {
@@ -232,6 +239,7 @@ export class SpdySession implements StreamLink {
       if (next === undefined) break;
       next();
     }
+    if (!this.#blocked) this.options.blocked?.(false);
     this.#updateFlow();
   }
 

@@ -93,6 +93,7 @@ export async function forwardOverSpdy(
     maxStreams: MAX_FORWARD_STREAMS,
     refuse: (headers) => connections.refuse(headers),
     opened: (stream) => connections.opened(stream),
+    blocked: (blocked) => forwarder.hold(blocked),
   });
   signal.addEventListener("abort", () => session.finish(), { once: true });
   session.start(head);

@@ -79,10 +79,16 @@ export function channelConnections(
       open -= 1;
       if (open === 0) connection.close(CloseCode.normal);
     });
+    const fail = (message: string) =>
+      channels.say(errorChannel, Buffer.from(message), () => data.destroy());
     return {
       port,
       data,
-      fail: (message) => channels.say(errorChannel, Buffer.from(message), () => data.destroy()),
+      fail,
+      reset: (message) => {
+        data.resume();
+        data.flushed(() => fail(message));
+      },
     };
   });
   connection.start(head, channels);

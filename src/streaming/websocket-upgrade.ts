@@ -102,6 +102,7 @@ async function forwardOverChannels(
   }
   const { podSandboxId, ports } = request;
   const forwarder = new Forwarder(backend, podSandboxId);
+  connection.onBlocked = (blocked) => forwarder.hold(blocked);
   for (const it of channelConnections(connection, head, encoding, ports)) {
     void forwarder.forward(it);
   }

@@ -37,6 +37,8 @@ export class WebSocketConnection {
   readonly over: Promise<void>;
   /** Resolves when the connection is gone. */
   readonly closed: Promise<void>;
+  /** Is told when the client takes nothing for now, and when it does again. */
+  onBlocked: (blocked: boolean) => void = () => {};
   #markOver: () => void = () => {};
   /** The transport is full until it has drained; these wait for that. */
   readonly #waiting: Array<() => void> = [];
@@ -155,8 +157,13 @@ export class WebSocketConnection {
 
   #write(bytes: Buffer): void {
     if (this.transport.destroyed) return;
-    if (this.transport.write(bytes)) this.#activeMs = performance.now();
-    else this.#blocked = true;
+    // What has been taken at once is on its way, however much it was.
+    if (this.transport.write(bytes) || this.transport.writableLength === 0) {
+      this.#activeMs = performance.now();
+      return;
+    }
+    this.#blocked = true;
+    this.onBlocked(true);
   }
 
   #drained(): void {
@@ -168,6 +175,7 @@ export class WebSocketConnection {
       if (next === undefined) break;
       next();
     }
+    if (!this.#blocked) this.onBlocked(false);
   }
 
   #ping(payload: Buffer): void {

@@ -3,9 +3,13 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { createServer, type Server } from "node:net";
+import type { Duplex } from "node:stream";
 import { buildMonitor, eventually, read, TestPod } from "./monitor-harness.ts";
 
-/** Ports: 7 echoes, 9 is silent, 19 says much, 70 speaks IPv6 only, 71 answers when its client has ended. */
+/**
+ * Ports: 7 echoes, 9 is silent, 19 says much, 70 speaks IPv6 only, 71 answers when its client has ended, 73
+ * says something and resets who has answered or ended.
+ */
 const SERVER = `
 import { createServer } from "node:net";
 const listen = (port, host, handler) => createServer({ allowHalfOpen: true }, (socket) => {
@@ -17,6 +21,11 @@ listen(7, "127.0.0.1", echo);
 listen(9, "127.0.0.1", (socket) => { socket.pause(); });
 listen(19, "127.0.0.1", (socket) => { socket.end(Buffer.alloc(20_000_000, "chargen")); });
 listen(70, "::1", echo);
+listen(73, "127.0.0.1", (socket) => {
+  socket.write("last words");
+  socket.once("data", () => socket.resetAndDestroy());
+  socket.once("end", () => socket.resetAndDestroy());
+});
 listen(71, "127.0.0.1", (socket) => {
   let bytes = 0;
   socket.on("data", (chunk) => { bytes += chunk.length; });
@@ -62,6 +71,27 @@ test("bytes go both ways, whole, and each side's end is told", async () => {
   half.end("x".repeat(1_000_000));
   expect(await read(half)).toBe("got 1000000");
 });
+
+const ending = (socket: Duplex) =>
+  new Promise<string>((resolve) => {
+    socket.once("error", (error) => resolve(error.message)).once("end", () => resolve("end"));
+  });
+
+test.each(["write", "end"] as const)(
+  "a reset is told as one behind all that was said, also after our own end: %s",
+  async (how) => {
+    const socket = await dial(73);
+    const ended = ending(socket);
+    let text = "";
+    socket.on("data", (chunk) => {
+      text += chunk;
+    });
+    if (how === "write") socket.write("x");
+    else socket.end();
+    expect(await ended).toBe("connection reset by peer");
+    expect(text).toBe("last words");
+  },
+);
 
 test("what is on IPv6 only is found too", async () => {
   const socket = await dial(70);

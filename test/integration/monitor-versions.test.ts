@@ -6,7 +6,7 @@ import { Monitor } from "../../src/monitor/client.ts";
 import { FrameParser, FrameWriter } from "../../src/monitor/frame.ts";
 import { Answer, PROTOCOL_VERSION, Request } from "../../src/monitor/protocol.ts";
 import { openStream } from "../../src/monitor/stream.ts";
-import { buildMonitor, DEADLINE_MS, TestPod } from "./monitor-harness.ts";
+import { buildMonitor, DEADLINE_MS, read, TestPod } from "./monitor-harness.ts";
 
 let pod: TestPod;
 
@@ -164,6 +164,42 @@ test("a monitor of version 1 is told nothing that it would misread", async () =>
   }
   // A second one would have replaced the first.
   expect(connections()).toBe(1);
+  monitor.disconnect();
+  server.close();
+});
+
+test("a monitor that cannot tell how a port has ended is believed that it did in good order", async () => {
+  const directory = pod.path("silent");
+  mkdirSync(directory);
+  const streams: Socket[] = [];
+  const unknown = new FrameWriter().u32("code", 7).string("text", "unknown request 21");
+  const answers: Record<number, (request: number) => Uint8Array> = {
+    [Request.hello]: (request) =>
+      new FrameWriter()
+        .u16(2)
+        .u16(0)
+        .u32("pid", 5)
+        .u32("pause", 0)
+        .string("pod", "silent")
+        .frame(Answer.reply | Request.hello, request),
+    [Request.dial]: (request) => new FrameWriter().frame(Answer.reply | Request.dial, request),
+    [Request.dialEnd]: (request) => {
+      for (const stream of streams) stream.end("said all");
+      return unknown.frame(Answer.error, request);
+    },
+  };
+  const server = createServer({ allowHalfOpen: true }, (socket) => {
+    const parser = new FrameParser(({ type, request }) => {
+      if (type === Request.stream) streams.push(socket);
+      else socket.write(answers[type]?.(request) ?? "");
+    });
+    socket.on("data", (chunk: Buffer) => parser.push(chunk)).on("error", () => undefined);
+  });
+  await new Promise<void>((resolve) => server.listen(`${directory}/monitor.sock`, resolve));
+  const monitor = await Monitor.connect(directory, DEADLINE_MS);
+  const socket = await monitor.dial(80, 1000);
+  expect(await read(socket)).toBe("said all");
+  socket.destroy();
   monitor.disconnect();
   server.close();
 });

@@ -15,7 +15,14 @@ import {
   type TestNode,
   until,
 } from "../fixtures/pods.ts";
-import { dataFrame, SpdyClient } from "../fixtures/spdy-client.ts";
+import {
+  controlFrame,
+  dataFrame,
+  HeaderWriter,
+  SpdyClient,
+  synStream,
+  u32,
+} from "../fixtures/spdy-client.ts";
 import { feed, flood, haveClients } from "../fixtures/streaming-clients.ts";
 import { RawWebSocket } from "../fixtures/websocket.ts";
 
@@ -208,6 +215,58 @@ test("port-forward: hundreds of connections by IPv4, and by IPv6 some that are r
   await until("no session", () => cribStatus().sessions.length === 0);
 }, 60_000);
 
+/** Says "x" to the port that resets whoever does; what the client learns of its data stream. */
+const resets = {
+  SPDY: async (url: string) => {
+    const client = await SpdyClient.open(url, ["portforward.k8s.io"]);
+    const common = { port: "8081", requestid: "1" };
+    const error = await client.stream({ streamtype: "error", ...common });
+    const data = await client.stream({ streamtype: "data", ...common });
+    client.send(dataFrame(data, "x"));
+    await client.until("an end", () => client.isFinished(error));
+    await client.until("its end", () => client.isReset(data) || client.isFinished(data));
+    client.socket.destroy();
+    // A text would make kubectl give up its other connections.
+    expect(client.text(error)).toBe("");
+    return client.isReset(data) ? "reset" : "ended";
+  },
+  "SPDY in a WebSocket": async (url: string) => {
+    const headers = { "Sec-WebSocket-Protocol": "SPDY/3.1+portforward.k8s.io" };
+    const client = await RawWebSocket.connect(url, headers);
+    const writer = new HeaderWriter();
+    const open = (id: number, streamtype: string) =>
+      synStream(id, writer.write({ streamtype, port: "8081", requestid: "1" }));
+    client.send("binary", Buffer.concat([open(1, "error"), open(3, "data"), dataFrame(3, "x")]));
+    const [reset, ended] = [controlFrame(3, 0, u32(3), u32(5)), dataFrame(3, "", true)];
+    let bytes = Buffer.alloc(0);
+    while (!bytes.includes(reset) && !bytes.includes(ended)) {
+      const frame = await client.next();
+      if (frame === undefined) throw new Error("the tunnel has ended");
+      bytes = Buffer.concat([bytes, frame.payload]);
+    }
+    client.socket.destroy();
+    return bytes.includes(reset) ? "reset" : "ended";
+  },
+  "WebSocket channels": async (url: string) => {
+    const headers = { "Sec-WebSocket-Protocol": "v4.channel.k8s.io" };
+    const client = await RawWebSocket.connect(url, headers);
+    client.send("binary", "\x00x");
+    const frames = (await client.rest()).join("\n");
+    const error = `\x01error forwarding port 8081 of pod ${pod.id}: connection reset by peer`;
+    return frames.includes(error) ? "reset" : frames;
+  },
+};
+
+test.each(Object.entries(resets))(
+  "port-forward over %s: a reset by the port reaches the client as one",
+  async (_, sayAndListen) => {
+    await using _ports = await serveInPod();
+    const { url } = await node.runtime.portForward({ podSandboxId: pod.id, port: [8081] });
+    expect(await sayAndListen(url)).toBe("reset");
+    await until("no session", () => cribStatus().sessions.length === 0);
+  },
+);
+
 test("port-forward: a port nobody listens on is told to the client", async () => {
   const refused = await forwardTo(pod.id, "81");
   await fetchAll(refused.local);
@@ -246,14 +305,15 @@ const stalledClients = {
     const headers = { "Sec-WebSocket-Protocol": "v4.channel.k8s.io" };
     return (await RawWebSocket.connect(url, headers)).socket;
   },
-  "port-forward": async () => {
+  "200 forwarded connections": async () => {
     const { url } = await node.runtime.portForward({ podSandboxId: pod.id });
     const client = await SpdyClient.open(url, ["portforward.k8s.io"]);
-    for (let index = 0; index < 3; index += 1) {
-      const common = { port: "8082", requestid: String(index) };
-      await client.stream({ streamtype: "error", ...common });
-      await client.stream({ streamtype: "data", ...common });
-    }
+    client.socket.pause();
+    const open = (id: number, streamtype: string) => {
+      const headers = { streamtype, port: "8082", requestid: String(id >> 2) };
+      return synStream(id, client.writer.write(headers));
+    };
+    for (let id = 1; id < 800; id += 4) client.send(open(id, "error"), open(id + 2, "data"));
     return client.socket;
   },
 };

@@ -99,7 +99,7 @@ test("port-forward over SPDY, bare and in a tunnel: all connections end with the
     const dial = async (_: string, port: number) => {
       if (random(2) === 0) await turn();
       if (port === 81) throw new Error("refused");
-      const target = new PassThrough();
+      const target = Object.assign(new PassThrough(), { hold: () => {} });
       targets.push(target);
       return target;
     };

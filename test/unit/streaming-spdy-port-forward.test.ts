@@ -4,7 +4,7 @@ import { type AddressInfo, createServer, type Server, type Socket } from "node:n
 import { MAX_CONNECTIONS } from "../../src/streaming/forward.ts";
 import { SpdyPortForward } from "../../src/streaming/spdy-port-forward.ts";
 import { SpdyStream } from "../../src/streaming/spdy-stream.ts";
-import { controlFrame, dataFrame, SpdyClient, u32 } from "../fixtures/spdy-client.ts";
+import { controlFrame, dataFrame, SpdyClient, synStream, u32 } from "../fixtures/spdy-client.ts";
 import { startStreaming, type TestServer } from "../fixtures/streaming.ts";
 
 setDefaultTimeout(30_000);
@@ -95,6 +95,32 @@ test("a connection that the target resets is reset, without a text, and the othe
   expect(client.text(bad.error)).toBe("");
   client.send(dataFrame(good.data, "still here"));
   await client.until("the echo", () => client.text(good.data) === "still here");
+  client.socket.end();
+});
+
+test("what a target said before its reset comes first, to a client that reads late too", async () => {
+  await using it = await startStreaming();
+  const client = await open(it);
+  const flood = await target((socket) => {
+    socket.on("error", () => {}).write(Buffer.alloc(32_000_000));
+  });
+  const words = Buffer.alloc(10_000, "last words ");
+  const resetting = await target((socket) => {
+    socket.write(words);
+    socket.once("data", () => socket.resetAndDestroy());
+  });
+  client.socket.pause();
+  const requests = [flood, resetting].map((port, index) => {
+    const headers = (streamtype: string) =>
+      client.writer.write({ streamtype, port, requestid: String(index) });
+    const id = 4 * index + 1;
+    return [synStream(id, headers("error")), synStream(id + 2, headers("data"))];
+  });
+  client.send(...requests.flat(), dataFrame(7, "x"));
+  await Bun.sleep(300);
+  client.socket.resume();
+  await client.until("the reset", () => client.isReset(7));
+  expect(client.text(7) === words.toString()).toBe(true);
   client.socket.end();
 });
 

@@ -177,11 +177,17 @@ describe("two channels for each port", () => {
     expect(await heard(client, 1)).toEqual([`0${Buffer.from("echo").toString("base64")}`]);
   });
 
-  test("a target that has ended does not hold up the others, whatever it is sent", async () => {
-    const ended = await target((socket) => void socket.resetAndDestroy());
+  test("a target that breaks off is told behind what it said; it holds up no other, whatever it is sent", async () => {
+    const broken = await target((socket) => {
+      socket.write("last words");
+      socket.once("data", () => socket.resetAndDestroy());
+    });
     const port = await target((socket) => void socket.pipe(socket));
-    const client = await forward([ended, port], "v4.channel.k8s.io");
-    await heard(client, 4);
+    const client = await forward([broken, port], "v4.channel.k8s.io");
+    expect((await heard(client, 5)).at(-1)).toBe("\x00last words");
+    client.send("binary", "\x00x");
+    const [error] = await heard(client, 1);
+    expect(error).toStartWith(`\x01error forwarding port ${broken} of pod p1: ECONNRESET`);
     for (let count = 0; count < 100; count += 1) {
       client.socket.write(clientFrame({ opcode: "binary", payload: Buffer.alloc(65_536) }));
     }

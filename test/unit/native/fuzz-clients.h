@@ -135,6 +135,13 @@ static void send_dial(struct client_end *end) {
   finish(end, &writer);
 }
 
+/* Of a stream that may be a dial's, or anything else's, or gone. */
+static void send_dial_end(struct client_end *end) {
+  struct writer writer = begin(end, DIAL_END);
+  write_u32(&writer, below(10) ? wires[below(WIRES)].number : below(100));
+  finish(end, &writer);
+}
+
 /* About an exec, mostly one of the last. */
 static void send_about_exec(struct client_end *end, uint16_t type) {
   struct writer writer = begin(end, type);
@@ -188,7 +195,7 @@ static void send_request(struct client_end *end) {
   static const uint16_t simple[] = {KILL, REOPEN_LOG, FORGET, FORGET, FORGET, LIST};
   size_t start = end->out_length;
   if (start > BUFFER / 2) return;
-  unsigned kind = below(26);
+  unsigned kind = below(27);
   if (end->liar && kind < 5)
     send_anything(end);
   else if (kind < 7)
@@ -199,7 +206,9 @@ static void send_request(struct client_end *end) {
     send_attach(end);
   else if (kind < 17)
     send_dial(end);
-  else if (kind < 19)
+  else if (kind < 18)
+    send_dial_end(end);
+  else if (kind < 20)
     send_about_exec(end, below(2) ? RESIZE : CANCEL);
   else
     send_simple(end, simple[below(6)]);

@@ -67,6 +67,8 @@ static void run(int steps) {
 /* Ends what still runs, and gives the monitor as many turns as it may need, with nobody acting. */
 static void settle(struct client_end *end) {
   for (int turn = 0; turn < 400; turn++) {
+    /* A dial's end may be waited for. */
+    for (int i = 0; turn == 200 && i < WIRES; i++) drop_wire(&wires[i]);
     for (int i = 0; i < PROCESSES; i++)
       if (fakes[i].pid != 0) end_fake(&fakes[i], 0);
     if (end->fd >= 0) push(end, BUFFER);

@@ -2,7 +2,9 @@
 #define _GNU_SOURCE
 #include "../../../src/native/relay.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -165,6 +167,63 @@ static void a_side_that_takes_nothing_any_more_is_told_apart(void) {
   close_both(connection);
 }
 
+/* [0] is the monitor's, [1] the port's owner's. */
+static void open_port(int ends[2]) {
+  struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+  socklen_t size = sizeof address;
+  int listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  EXPECT(bind(listener, (struct sockaddr *)&address, sizeof address) == 0);
+  EXPECT(listen(listener, 1) == 0);
+  EXPECT(getsockname(listener, (struct sockaddr *)&address, &size) == 0);
+  ends[0] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  EXPECT(connect(ends[0], (struct sockaddr *)&address, sizeof address) == 0);
+  ends[1] = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+  EXPECT(ends[1] >= 0 && fcntl(ends[0], F_SETFL, O_NONBLOCK) == 0);
+  close(listener);
+}
+
+static void reset(int *fd) {
+  struct linger at_once = {.l_onoff = 1};
+  EXPECT(setsockopt(*fd, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once) == 0);
+  close(*fd);
+  *fd = -1;
+}
+
+static void a_port_that_is_reset_has_not_ended(void) {
+  int connection[2], port[2];
+  char text[8];
+  open_connection(connection);
+  open_port(port);
+  EXPECT(write(port[1], "last", 4) == 4);
+  EXPECT(relay_out(port[0], connection[0], false, buffer) == RELAY_MOVED);
+  reset(&port[1]);
+  EXPECT(relay_out(port[0], connection[0], false, buffer) == RELAY_RESET && errno == ECONNRESET);
+  EXPECT(read(connection[1], text, sizeof text) == 4);
+  close_both(port);
+  /* Whoever finds out first is told. */
+  open_port(port);
+  reset(&port[1]);
+  EXPECT(write(connection[1], "x", 1) == 1);
+  EXPECT(relay_in(connection[0], port[0], false, buffer) == RELAY_RESET && errno == ECONNRESET);
+  EXPECT(relay_out(port[0], connection[0], false, buffer) == RELAY_ENDED);
+  close_both(port);
+  close_both(connection);
+}
+
+static void a_port_that_said_all_and_takes_nothing_any_more_was_not_reset(void) {
+  int connection[2], port[2];
+  open_connection(connection);
+  open_port(port);
+  close(port[1]);
+  port[1] = -1;
+  EXPECT(relay_out(port[0], connection[0], false, buffer) == RELAY_ENDED);
+  EXPECT(write(connection[1], "xy", 2) == 2);
+  EXPECT(write(port[0], "x", 1) == 1); /* which is answered with a reset */
+  EXPECT(relay_in(connection[0], port[0], false, buffer) == RELAY_BROKEN);
+  close_both(port);
+  close_both(connection);
+}
+
 static void a_client_that_said_all_is_not_gone(void) {
   int connection[2];
   open_connection(connection);
@@ -187,6 +246,8 @@ int main(void) {
   RUN(nothing_is_lost_between_sockets);
   RUN(a_terminal_takes_what_it_can_and_ends_with_its_last_process);
   RUN(a_side_that_takes_nothing_any_more_is_told_apart);
+  RUN(a_port_that_is_reset_has_not_ended);
+  RUN(a_port_that_said_all_and_takes_nothing_any_more_was_not_reset);
   RUN(a_client_that_said_all_is_not_gone);
   return 0;
 }
