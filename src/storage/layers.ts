@@ -40,14 +40,14 @@ export class LayerStore {
   /** `<root>/layers`. */
   readonly directory: string;
   /** Lists of files, see layer-index.ts: named as the layers' directories. */
-  readonly #indexDirectory: string;
+  readonly indexDirectory: string;
   readonly #database: Database;
 
   constructor(options: { root: string; database: Database }) {
     this.directory = join(options.root, "layers");
     this.#database = options.database;
-    this.#indexDirectory = join(options.root, "layer-index");
-    mkdirSync(this.#indexDirectory, { recursive: true, mode: 0o700 });
+    this.indexDirectory = join(options.root, "layer-index");
+    mkdirSync(this.indexDirectory, { recursive: true, mode: 0o700 });
     // Nobody but root may reach the images' setuid programs from the host.
     mkdirSync(this.directory, { recursive: true, mode: 0o700 });
     chmodSync(this.directory, 0o700);
@@ -65,7 +65,7 @@ export class LayerStore {
       if (!names.delete(layer.directory)) this.#dropDamaged(layer);
     }
     const kept = new Set(this.list().map(({ directory }) => directory));
-    const lists = readdirSync(this.#indexDirectory).filter((name) => !kept.has(name));
+    const lists = readdirSync(this.indexDirectory).filter((name) => !kept.has(name));
     await Promise.all([...new Set([...names, ...lists])].map((name) => this.discard(name)));
   }
 
@@ -76,7 +76,7 @@ export class LayerStore {
 
   /** Its list of files. */
   indexFile(name: string): string {
-    return join(this.#indexDirectory, name);
+    return join(this.indexDirectory, name);
   }
 
   list(): Layer[] {
@@ -86,7 +86,7 @@ export class LayerStore {
   /** What all of them take on disk, with their lists of files; not those that are being made. */
   usage(): { bytes: number; inodes: number } {
     const usage = { bytes: 0, inodes: 0 };
-    const lists = sizeOfFiles(this.#indexDirectory);
+    const lists = sizeOfFiles(this.indexDirectory);
     const own = sizeOf(this.directory);
     for (const { bytes, inodes } of [...this.list(), lists, own]) {
       usage.bytes += bytes;

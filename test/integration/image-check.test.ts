@@ -54,6 +54,15 @@ const BASE: TarSpec[] = [
   { name: "hard-to-replaced", type: "1", linkName: "replaced" },
   { name: "capable", data: "c", pax: { "SCHILY.xattr.security.capability": CAPABILITY } },
   { name: "replaced", data: "new" },
+  { name: "usr/bin/", type: "5" },
+  { name: "usr/bin/first", data: "1" },
+  { name: "bin", type: "2", linkName: "usr/bin" },
+  { name: "bin/second", data: "2" },
+  { name: "usr/sbin", type: "2", linkName: "../bin" },
+  { name: "usr/sbin/third", data: "3" },
+  { name: "hard-through-link", type: "1", linkName: "bin/second" },
+  { name: "top-link", type: "2", linkName: "/" },
+  { name: "top-link/usr/fourth", data: "4" },
 ];
 
 beforeAll(async () => {
@@ -182,6 +191,26 @@ test.each(damages)(
     expect(await look(false)).toEqual({ checkedLayers: 2, damaged: [] });
   },
 );
+
+test("what an archive puts through a symlink of its own is looked for where it went", async () => {
+  writeFileSync(base("usr/bin/third"), "E");
+  unlinkSync(base("usr/fourth"));
+  const { damaged } = await look(false);
+  expect(damaged[0]?.problems).toEqual([
+    '"usr/bin/third": has other content',
+    '"usr/fourth": is missing',
+  ]);
+});
+
+test("of a missing or replaced directory only itself is told, and of many problems ten", async () => {
+  rmSync(base("usr"), { recursive: true });
+  rmSync(base("implicit"), { recursive: true });
+  symlinkSync(base("etc"), base("implicit"));
+  const problems = async () => (await look(true)).damaged[0]?.problems;
+  expect(await problems()).toEqual(['"implicit": is no directory', '"usr": is missing']);
+  for (let count = 0; count < 20; count++) writeFileSync(base(`more${count}`), "");
+  expect(await problems()).toHaveLength(10);
+});
 
 test("a fast check does not read files: times and content of the same length pass", async () => {
   writeFileSync(base("implicit/deep/file"), "Y");
