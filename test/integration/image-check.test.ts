@@ -277,21 +277,6 @@ test("a container that runs keeps its files while its layer is repaired, also ov
   expect(node.store.layerDirectories()).toHaveLength(2);
 });
 
-test("what the images take is what du says, within 1 %", async () => {
-  const directories = ["layers", "layer-index"].map((name) => join(node.store.root, name));
-  const du = (flag: string) =>
-    Number.parseInt(
-      execFileSync("du", ["-sc", flag, ...directories])
-        .toString()
-        .split("\n")
-        .at(-2) ?? "",
-      10,
-    );
-  const { usedBytes, inodesUsed } = node.store.images.fsInfo();
-  expect(Math.abs(usedBytes - du("--block-size=1"))).toBeLessThanOrEqual(usedBytes / 100);
-  expect(inodesUsed).toBe(du("--inodes"));
-});
-
 test("a machine that went down with the daemon is noticed; a daemon that was killed alone is not", () => {
   const root = node.store.directory;
   expect(wasCutOff(root, "boot-1")).toBe(false);
