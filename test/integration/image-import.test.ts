@@ -275,6 +275,28 @@ test.each<[string, () => string, string]>([
     () => saved([{ Config: "c", Layers: [] }], [{ name: "c", size: 2 ** 30 }]),
     "FailedPrecondition",
   ],
+  [
+    "more layers than an image may have",
+    () => {
+      const diff_ids = Array(257).fill(`sha256:${"a".repeat(64)}`);
+      const config = JSON.stringify({ rootfs: { type: "layers", diff_ids } });
+      const list = [{ Config: "c", Layers: Array(257).fill("l") }];
+      const files = [
+        { name: "c", data: config },
+        { name: "l", data: tarball([]) },
+      ];
+      return saved(list, files);
+    },
+    "FailedPrecondition",
+  ],
+  [
+    "an image of more names than an archive may have",
+    () =>
+      saved([
+        { Config: "c", RepoTags: Array.from({ length: 1001 }, (_, n) => `x:${n}`), Layers: [] },
+      ]),
+    "FailedPrecondition",
+  ],
   ["a name with ..", () => saved([], [{ name: "../x", data: "x" }]), "FailedPrecondition"],
   [
     "no tar",
