@@ -4,6 +4,7 @@ import {
   appendFileSync,
   chmodSync,
   chownSync,
+  existsSync,
   lutimesSync,
   mkdirSync,
   mkdtempSync,
@@ -22,6 +23,7 @@ import { beginSession, endSession, wasCutOff } from "../../src/cli/session.ts";
 import type { Image } from "../../src/image/images.ts";
 import { setXattr } from "../../src/linux/file.ts";
 import { imageNode } from "../fixtures/image-node.ts";
+import { EXECUTABLE } from "../fixtures/image-store.ts";
 import { type Pushed, pushImage } from "../fixtures/registry.ts";
 import type { TarSpec } from "../fixtures/tar.ts";
 
@@ -258,6 +260,62 @@ test("a damaged layer of an imported image comes from its archive", async () => 
   } finally {
     rmSync(archives, { recursive: true });
   }
+});
+
+test("a layer that one of its images' sources cannot give comes from another", async () => {
+  const archives = mkdtempSync(join(tmpdir(), "crib-archives-"));
+  try {
+    const flags = ["--insecure-policy", "--src-tls-verify=false"];
+    const archive = join(archives, "a.tar");
+    execFileSync("skopeo", [
+      ...["copy", "-q", ...flags],
+      ...[`docker://${pushed.name}`, `oci-archive:${archive}:example.com/a:1`],
+    ]);
+    expect((await node.store.images.import(archive))[0]?.id).toBe(image.id);
+    const damage = () => writeFileSync(base("implicit/deep/file"), "Y");
+    const repair = () => node.store.images.check({ fast: false, repair: true });
+    damage();
+    await node.proxy.stop();
+    expect((await repair()).damaged).toMatchObject([{ repaired: true, reason: "" }]);
+    expect(readFileSync(base("implicit/deep/file"), "utf8")).toBe("y");
+    damage();
+    writeFileSync(archive, "no archive");
+    const [failed] = (await repair()).damaged;
+    expect(failed).toMatchObject({ repaired: false });
+    expect(failed?.reason).toContain("a.tar");
+    expect(failed?.reason).toContain(node.proxy.host);
+  } finally {
+    rmSync(archives, { recursive: true });
+  }
+});
+
+test("layers that are removed or replaced while they are checked are no damage", async () => {
+  const script = join(node.store.directory, "slow-check");
+  const [gate, begun] = ["gate", "begun"].map((name) => join(node.store.directory, name));
+  // Says that all are damaged, but not before the gate is open.
+  writeFileSync(
+    script,
+    `#!/bin/sh
+     [ "$1" = check-layers ] || exec ${EXECUTABLE.join(" ")} "$@"
+     names=$(cat)
+     touch ${begun}
+     while [ ! -e ${gate} ]; do sleep 0.02; done
+     for name in $names; do echo "{\\"name\\":\\"$name\\",\\"problems\\":[\\"is missing\\"]}"; done`,
+    { mode: 0o755 },
+  );
+  const images = await node.store.reopen([script]);
+  const checking = images.check({ fast: true, repair: true });
+  while (!existsSync(begun ?? "")) await Bun.sleep(5);
+  await images.remove(image.id);
+  writeFileSync(gate ?? "", "");
+  expect(await checking).toEqual({ checkedLayers: 0, damaged: [] });
+  expect(blobGets()).toHaveLength(pushed.layers.length + 1);
+});
+
+test("a check that is given up ends", async () => {
+  const hanging = await node.store.reopen(["/bin/sh", "-c", "exec sleep 1000"]);
+  const checked = hanging.check({ fast: true, repair: true }, AbortSignal.timeout(50));
+  await expect(checked).rejects.toThrow();
 });
 
 test("a container that runs keeps its files while its layer is repaired, also over a restart", async () => {
