@@ -150,6 +150,16 @@ program
     await unpack(process.argv.slice(process.argv.indexOf("unpack") + 1));
   });
 
+program
+  .command("check-layers", { hidden: true })
+  .description("compare layers with their lists of files; the daemon runs this")
+  .allowUnknownOption()
+  .allowExcessArguments()
+  .action(async () => {
+    const { checkLayers } = await import("./cli/check-layers.ts");
+    checkLayers(process.argv.slice(process.argv.indexOf("check-layers") + 1));
+  });
+
 try {
   await program.parseAsync();
 } catch (error) {

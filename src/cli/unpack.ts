@@ -21,6 +21,7 @@ import {
   setNoNewPrivileges,
 } from "../linux/capabilities.ts";
 import { changeRoot, syncFileSystem } from "../linux/file.ts";
+import { waitReadable } from "../linux/poll.ts";
 
 const READ_BYTES = 256 * 1024;
 const PROGRESS_INTERVAL_MS = 1000;
@@ -70,9 +71,12 @@ function run(args: readonly string[]): UnpackReport {
   confine(values.directory);
   const index = new IndexFile(values["index-fd"]);
   const writer = new LayerWriter({ maxEntries, index: (line) => index.write(line) });
-  const diffId = pipe(new TarParser(writer), maxBytes);
+  const diffId = pipe(new TarParser(writer), maxBytes, () =>
+    say({ kind: "progress", ...writer.usage() }),
+  );
   const usage = writer.finish();
   index.flush();
+  say({ kind: "progress", ...usage });
   // Before the row that makes it a layer: an image must be whole after a power cut.
   syncFileSystem("/");
   index.sync();
@@ -123,11 +127,18 @@ function confine(directory: string): void {
   keepOnlyCapabilities(CAPABILITIES, permitted);
 }
 
-/** Reads standard input to its end through decoder, digest and parser; returns the diffID. */
-function pipe(parser: TarParser, maxBytes: number): string {
+/**
+ * Reads standard input to its end through decoder, digest and parser; returns the diffID. Calls `tell`
+ * once a second while bytes come, and when none have come for a second.
+ */
+function pipe(parser: TarParser, maxBytes: number, tell: () => void): string {
   const hash = createHash("sha256");
   let bytes = 0;
-  let reportedAt = performance.now();
+  let [toldAt, toldBytes] = [performance.now(), 0];
+  const report = (now: number) => {
+    [toldAt, toldBytes] = [now, bytes];
+    tell();
+  };
   const decoder = createDecoder((chunk) => {
     bytes += chunk.length;
     if (bytes > maxBytes) {
@@ -136,12 +147,13 @@ function pipe(parser: TarParser, maxBytes: number): string {
     hash.update(chunk);
     parser.push(chunk);
     const now = performance.now();
-    if (now - reportedAt < PROGRESS_INTERVAL_MS) return;
-    reportedAt = now;
-    say({ kind: "progress", bytes });
+    if (now - toldAt >= PROGRESS_INTERVAL_MS) report(now);
   });
   const input = Buffer.alloc(READ_BYTES);
-  for (let count = read(input); count > 0; count = read(input)) {
+  for (;;) {
+    if (!waitReadable(0, PROGRESS_INTERVAL_MS) && bytes > toldBytes) report(performance.now());
+    const count = read(input);
+    if (count === 0) break;
     decoder.write(input.subarray(0, count));
   }
   decoder.end();

@@ -290,7 +290,7 @@ export const configSchema = v.strictObject({
     ),
     preload_dir: key(
       "Archives here (OCI layouts, docker save; also compressed) are imported at start and when they\n" +
-        'appear; their images are pinned. "" is <crib.root>/preload.',
+        'appear or change; their images are pinned. "" is <crib.root>/preload.',
       optionalPath,
       "",
     ),

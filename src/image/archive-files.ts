@@ -12,6 +12,8 @@ import { BLOCK_BYTES } from "./tar-header.ts";
 
 const CHUNK_BYTES = 1024 * 1024;
 const ENTRY_LIMIT = 100_000;
+/** What they are called together, in memory: an archive of images has a few hundred short names. */
+const NAMES_LIMIT_BYTES = 16 * 1024 * 1024;
 const LINK_LIMIT = 8;
 
 /** A place in an open file. */
@@ -127,7 +129,7 @@ async function readEntries(fd: number): Promise<Map<string, Entry>> {
   const entries = new Map<string, Entry>();
   const { size } = fstatSync(fd);
   let position = 0;
-  let count = 0;
+  let [count, nameBytes] = [0, 0];
   const parser = new TarParser({
     entry(entry) {
       const name = splitPath(entry.name).join("/");
@@ -138,7 +140,11 @@ async function readEntries(fd: number): Promise<Map<string, Entry>> {
         entries.set(name, { link: join(dirname(name), entry.linkName.toString("latin1")) });
       }
       count += 1;
+      nameBytes += entry.name.length + entry.linkName.length;
       if (count > ENTRY_LIMIT) throw new LimitError(`more than ${ENTRY_LIMIT} entries`);
+      if (nameBytes > NAMES_LIMIT_BYTES) {
+        throw new LimitError(`more than ${NAMES_LIMIT_BYTES} bytes of names`);
+      }
     },
     data() {},
     end() {},

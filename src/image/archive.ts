@@ -11,7 +11,7 @@ import {
   type ScratchOptions,
 } from "./archive-files.ts";
 import { detectCompression } from "./decoder.ts";
-import { parseConfig } from "./manifest.ts";
+import { LAYER_LIMIT, parseConfig } from "./manifest.ts";
 import type { Platform } from "./platform.ts";
 import { isDigest, parseReference } from "./reference.ts";
 import { type ManifestSource, type ResolvedImage, resolveAt } from "./resolve.ts";
@@ -82,6 +82,10 @@ export async function openArchive(path: string, scratch: ScratchOptions): Promis
     if (saved !== undefined) {
       const list = parse(savedSchema, saved, `${path}: manifest.json`);
       const images = fromSaved(list, archive.source, files);
+      if (images.length > IMAGE_LIMIT) {
+        const why = `${images.length} names of images, at most ${IMAGE_LIMIT}`;
+        throw new CribError("FailedPrecondition", `${path}: ${why}`);
+      }
       return { ...archive, transport: "docker-archive", images };
     }
     throw new CribError(
@@ -218,6 +222,10 @@ async function resolveSaved(
   const names = saved.Layers ?? [];
   if (names.length !== diffIds.length) {
     const why = `${diffIds.length} diffIDs for ${names.length} layers`;
+    throw new CribError("FailedPrecondition", `${what}: ${why}`);
+  }
+  if (names.length > LAYER_LIMIT) {
+    const why = `${names.length} layers, at most ${LAYER_LIMIT}`;
     throw new CribError("FailedPrecondition", `${what}: ${why}`);
   }
   const layers = [];

@@ -28,18 +28,19 @@ const CONNECTION_LIMIT = 100;
 const FIRST_PAUSE_MS = 200;
 const PAUSE_LIMIT_MS = 5000;
 
-/** Runs `body` again, later each time, while it throws `UnavailableError`. */
+/** Runs `body` again, later each time, while it throws `UnavailableError`. `wait` is for tests. */
 export async function retry<T>(
   attempts: number,
   signal: AbortSignal,
   body: () => Promise<T>,
+  wait = pause,
 ): Promise<T> {
   for (let attempt = 1; ; attempt++) {
     try {
       return await body();
     } catch (error) {
       if (!(error instanceof UnavailableError) || attempt >= attempts) throw error;
-      await pause(pauseMs(attempt, error), signal);
+      await wait(pauseMs(attempt, error), signal);
     }
   }
 }
@@ -62,6 +63,7 @@ export async function* streamBlob(
   clients: readonly BlobSource[],
   descriptor: Pick<Descriptor, "digest" | "size">,
   signal: AbortSignal,
+  wait = pause,
 ): AsyncGenerator<Uint8Array, void, void> {
   const { digest, size } = descriptor;
   const colon = digest.indexOf(":");
@@ -84,7 +86,7 @@ export async function* streamBlob(
       if (signal.aborted || !(error instanceof CribError)) throw error;
       const again = error instanceof UnavailableError && failures < ATTEMPTS;
       if (connection >= CONNECTION_LIMIT || (!again && queue.length === 1)) throw error;
-      if (again) await pause(pauseMs(failures, error), signal);
+      if (again) await wait(pauseMs(failures, error), signal);
       else {
         queue.shift();
         failures = 0;

@@ -20,6 +20,7 @@ export class DirectoryList {
   readonly #limitBytes: number;
   #bytes = Buffer.alloc(FIRST_BYTES);
   #length = 0;
+  #count = 0;
 
   constructor(limitBytes = LIMIT_BYTES) {
     this.#limitBytes = limitBytes;
@@ -41,6 +42,12 @@ export class DirectoryList {
     }
     bytes.set(path, this.#length + HEADER_BYTES);
     this.#length = end;
+    this.#count += 1;
+  }
+
+  /** How many they are. */
+  get count(): number {
+    return this.#count;
   }
 
   /** All of them in the order of their coming; paths are only lent. */

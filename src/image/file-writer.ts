@@ -36,6 +36,11 @@ export class FileWriter {
     }
   }
 
+  /** On disk, of the file that is open. */
+  openBytes(): number {
+    return this.#file === undefined ? 0 : statusOf(this.#file.fd).blocks * BLOCK_BYTES;
+  }
+
   /** Ends the file that is open; returns what it is now, and its bytes on disk. */
   close(): { record: IndexRecord; bytes: number } {
     const file = this.#file;

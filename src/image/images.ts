@@ -224,8 +224,8 @@ export class Images {
   }
 
   /**
-   * What images take on disk: layers, including those that only containers still use, their lists of
-   * files, and archives that are being imported.
+   * What images take on disk: layers, including those that only containers still use, and those that are
+   * being unpacked (as of a second ago) or deleted; their lists of files; archives that are being imported.
    */
   fsInfo(): { mountpoint: string; usedBytes: number; inodesUsed: number } {
     const { bytes, inodes } = this.#layers.usage();

@@ -3,6 +3,7 @@ import { availableParallelism } from "node:os";
 import { CribError } from "../error.ts";
 import { log } from "../observe/log.ts";
 import type { Layer, LayerStore } from "../storage/layers.ts";
+import type { Usage } from "../storage/usage.ts";
 import { type BlobSource, streamBlob } from "./blob.ts";
 import { throwIfAborted } from "./http.ts";
 import type { Descriptor } from "./manifest.ts";
@@ -125,7 +126,9 @@ export class LayerPuller {
       const directory = store.path(name);
       const indexFile = store.indexFile(name);
       const blob = streamBlob(clients, descriptor, signal);
-      const unpack = { executable, directory, indexFile, maxBytes, maxEntries, noProgressMs, what };
+      const onUsage = (usage: Usage) => store.grow(name, usage);
+      const limits = { maxBytes, maxEntries, noProgressMs };
+      const unpack = { executable, directory, indexFile, ...limits, onUsage, what };
       await progress.download(chainId, async (count) => {
         const done = await unpackLayer(count(blob), unpack, signal);
         if (done.diffId !== diffId) {

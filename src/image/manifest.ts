@@ -5,12 +5,29 @@ import { CONFIG_TYPES, DOCKER_LIST, LAYER_TYPES, OCI_INDEX } from "./media-types
 import { isDigest } from "./reference.ts";
 
 /** Bounds what one image may ask for; overlayfs takes about 300 layers of our name length. */
-const LAYER_LIMIT = 256;
+export const LAYER_LIMIT = 256;
+/**
+ * ListImages tells these of all images at once, in a message that the kubelet takes up to 16 MiB of.
+ * Kubernetes itself allows an object that many bytes of annotations.
+ */
+const ANNOTATIONS_LIMIT_BYTES = 256 * 1024;
+const USER_LIMIT = 4096;
 
 const digest = v.pipe(v.string(), v.check(isDigest, "is not a sha256 or sha512 digest"));
 /** What Crib hashes while it unpacks; nobody makes others. */
 const diffId = v.pipe(v.string(), v.regex(/^sha256:[a-f0-9]{64}$/, "is not a sha256 digest"));
-const annotations = v.optional(v.nullable(v.record(v.string(), v.string())));
+const annotations = v.optional(
+  v.nullable(
+    v.pipe(
+      v.record(v.string(), v.string()),
+      v.check(
+        (record) =>
+          Buffer.byteLength(Object.entries(record).flat().join("")) <= ANNOTATIONS_LIMIT_BYTES,
+        `more than ${ANNOTATIONS_LIMIT_BYTES} bytes`,
+      ),
+    ),
+  ),
+);
 const descriptorSchema = v.object({
   mediaType: v.string(),
   digest,
@@ -41,7 +58,7 @@ const imageConfigSchema = v.object({
   Entrypoint: strings,
   Cmd: strings,
   WorkingDir: text,
-  User: text,
+  User: v.optional(v.nullable(v.pipe(v.string(), v.maxLength(USER_LIMIT)))),
   Volumes: emptyObjects,
   ExposedPorts: emptyObjects,
   StopSignal: text,

@@ -1,9 +1,10 @@
 /** The watched directory: archives in it are imported and pinned, without anybody asking. */
-import { type FSWatcher, mkdirSync, readdirSync, watch } from "node:fs";
+import { mkdirSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
 import { stampOf } from "./archive-stamp.ts";
+import { ArchiveWatch } from "./archive-watch.ts";
 import type { ImportOptions } from "./importer.ts";
 
 /** What is done with the archives; `Images` is it. */
@@ -16,9 +17,8 @@ export interface PreloadStore {
 
 /** A file that is still being written changes again within this time. */
 const QUIET_MS = 1000;
-/** Times the quiet time: after a failure, twice as long after each further one, and at most. */
-const FIRST_RETRY = 4;
-const LAST_RETRY = 300;
+/** Times the first: a retry comes twice as late after each further failure, and at most so late. */
+const LAST_RETRY = 75;
 
 /** An archive that could not be imported: still being copied, on a disk that was full, refused, broken. */
 interface Failure {
@@ -32,27 +32,41 @@ export class Preload {
   readonly #directory: string;
   readonly #store: PreloadStore;
   readonly #quietMs: number;
+  readonly #firstRetryMs: number;
   readonly #failed = new Map<string, Failure>();
-  #watcher: FSWatcher | undefined;
+  /** Since they were last looked at. */
+  readonly #changed = new Set<string>();
+  readonly #watch: ArchiveWatch;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #retry: ReturnType<typeof setTimeout> | undefined;
   #running = false;
   #stopped = false;
   #again = false;
 
-  constructor(directory: string, store: PreloadStore, quietMs = QUIET_MS) {
+  /** `firstRetryMs`: when a failed import is tried again although nothing has changed. */
+  constructor(
+    directory: string,
+    store: PreloadStore,
+    {
+      quietMs = QUIET_MS,
+      firstRetryMs = 4 * quietMs,
+    }: { quietMs?: number; firstRetryMs?: number } = {},
+  ) {
     this.#directory = directory;
     this.#store = store;
     this.#quietMs = quietMs;
+    this.#firstRetryMs = firstRetryMs;
+    this.#watch = new ArchiveWatch(directory, (name) => {
+      this.#changed.add(join(directory, name));
+      this.#soon();
+    });
   }
 
   /** Imports what is there, then what appears. Failures are logged: they must not end the daemon. */
   async start(): Promise<void> {
     try {
       mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
-      this.#watcher = watch(this.#directory, () => this.#soon());
-      this.#watcher.on("error", (error) => this.#complain(error));
-      this.#watcher.unref();
+      this.#watch.start();
     } catch (error) {
       this.#complain(error);
     }
@@ -60,7 +74,7 @@ export class Preload {
   }
 
   stop(): void {
-    this.#watcher?.close();
+    this.#watch.close();
     clearTimeout(this.#timer);
     clearTimeout(this.#retry);
     this.#stopped = true;
@@ -113,10 +127,12 @@ export class Preload {
       this.#store.forgetArchive(path);
       this.#failed.delete(path);
     }
+    for (const path of this.#changed) if (!there.has(path)) this.#changed.delete(path);
     for (const path of [...there].sort()) await this.#importOne(path, known.get(path));
   }
 
   async #importOne(path: string, known: string | undefined): Promise<void> {
+    if (this.#changed.delete(path)) this.#mayWorkNow(path);
     const failure = this.#failed.get(path);
     let stamp = "";
     try {
@@ -137,10 +153,15 @@ export class Preload {
     }
   }
 
+  #mayWorkNow(path: string): void {
+    const failure = this.#failed.get(path);
+    if (failure !== undefined) this.#failed.set(path, { ...failure, attempts: -1, retryAtMs: 0 });
+  }
+
   #fail(path: string, stamp: string, message: string): void {
     const before = this.#failed.get(path);
     const attempts = before?.stamp === stamp ? before.attempts + 1 : 0;
-    const pauseMs = this.#quietMs * Math.min(FIRST_RETRY * 2 ** attempts, LAST_RETRY);
+    const pauseMs = this.#firstRetryMs * Math.min(2 ** attempts, LAST_RETRY);
     this.#failed.set(path, { stamp, attempts, message, retryAtMs: performance.now() + pauseMs });
     if (before?.message === message) return;
     log().error(

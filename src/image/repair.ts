@@ -3,7 +3,6 @@ import type { Config } from "../config/config.ts";
 import { type Registries, readRegistries } from "../config/registries-conf.ts";
 import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
-import { checkLayer } from "../storage/check-layer.ts";
 import type { Layer, LayerStore } from "../storage/layers.ts";
 import { openArchive } from "./archive.ts";
 import type { ScratchOptions } from "./archive-files.ts";
@@ -11,6 +10,7 @@ import type { Bandwidth } from "./bandwidth.ts";
 import type { BlobSource } from "./blob.ts";
 import type { ImageBuilder } from "./image-builder.ts";
 import type { ImageSource, ImageStore } from "./image-store.ts";
+import { checkLayers } from "./layer-checker.ts";
 import { hostPlatform } from "./platform.ts";
 import { parseReference } from "./reference.ts";
 import { registryClients } from "./registry-access.ts";
@@ -31,6 +31,8 @@ export interface CheckReport {
 export interface RepairOptions {
   config: Config["image"];
   layers: LayerStore;
+  /** argv to run Crib again, absolute paths. */
+  executable: readonly string[];
   store: ImageStore;
   builder: ImageBuilder;
   scratch: ScratchOptions;
@@ -50,23 +52,22 @@ export class Repair {
     repair: boolean;
     signal: AbortSignal;
   }): Promise<CheckReport> {
-    const { layers } = this.#options;
+    const { layers, executable } = this.#options;
     const report: CheckReport = { checkedLayers: 0, damaged: [] };
-    for (const { chainId } of layers.list()) {
-      if (options.signal.aborted) break;
-      // It may have gone meanwhile.
-      const layer = layers.get(chainId);
-      if (layer === undefined || layers.isRetired(chainId)) continue;
-      const problems = await checkLayer(
-        layers.path(layer.directory),
-        layers.indexFile(layer.directory),
-        options.fast,
-      );
-      if (layers.get(chainId)?.directory !== layer.directory) continue;
+    const wanted = layers.list().filter(({ chainId }) => !layers.isRetired(chainId));
+    const byName = new Map(wanted.map(({ directory, chainId }) => [directory, chainId]));
+    const directories = { layers: layers.directory, indexes: layers.indexDirectory };
+    const { fast, repair, signal } = options;
+    const checked = checkLayers([...byName.keys()], { executable, ...directories, fast }, signal);
+    for await (const { name, problems } of checked) {
+      // It may have gone, or been replaced, meanwhile.
+      const layer = layers.get(byName.get(name) ?? "");
+      if (layer?.directory !== name) continue;
       report.checkedLayers += 1;
       if (problems.length === 0) continue;
+      const { chainId } = layer;
       log().error({ chainId, problems }, "a layer is damaged");
-      const reason = options.repair ? await this.#repair(layer, options.signal) : "not tried";
+      const reason = repair ? await this.#repair(layer, signal) : "not tried";
       report.damaged.push({ chainId, problems, repaired: reason === "", reason });
     }
     return report;

@@ -16,9 +16,8 @@ import {
 } from "./http.ts";
 import type { RegistryClient } from "./registry.ts";
 import type { Signature } from "./signature.ts";
+import { SIGNATURE_LIMIT_BYTES, SignatureList } from "./signature-list.ts";
 
-const COUNT_LIMIT = 32;
-const SIZE_LIMIT_BYTES = 1024 * 1024;
 const ATTEMPTS = 3;
 const COSIGN_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json";
 const SIGNATURE = "dev.cosignproject.cosign/signature";
@@ -38,48 +37,51 @@ const attachmentSchema = v.object({
 });
 
 /**
- * All signatures of the manifests with these digests, at most 32 of each kind and manifest.
+ * All signatures of the manifests with these digests.
  *
- * @throws CribError as requests do, DataLoss and FailedPrecondition for what cannot be one.
+ * @throws CribError as requests do, DataLoss and FailedPrecondition for what cannot be one, and for more
+ *   than may be kept.
  */
 export async function findSignatures(
   storage: SignatureStorage,
   image: { client: RegistryClient; repository: string; digests: readonly string[] },
   http: Pick<RequestOptions, "tls" | "noProgressMs" | "signal">,
 ): Promise<Signature[]> {
-  const found: Signature[] = [];
+  const found = new SignatureList();
   for (const digest of image.digests) {
     if (storage.lookaside !== "") {
       const base = `${storage.lookaside}/${image.repository}@${digest.replace(":", "=")}`;
-      found.push(...(await fromLookaside(base, http)));
+      await fromLookaside(base, http, found);
     }
     if (storage.sigstoreAttachments) {
-      found.push(...(await fromAttachments(image.client, digest, http.signal)));
+      await fromAttachments(image.client, digest, http.signal, found);
     }
   }
-  return found;
+  return found.all;
 }
 
 async function fromLookaside(
   base: string,
   http: Pick<RequestOptions, "tls" | "noProgressMs" | "signal">,
-): Promise<Signature[]> {
-  const found: Signature[] = [];
-  for (let number = 1; number <= COUNT_LIMIT; number++) {
+  found: SignatureList,
+): Promise<void> {
+  for (let number = 1; ; number++) {
     const url = `${base}/signature-${number}`;
     const message = url.startsWith("file:")
       ? readLocal(decodeURIComponent(new URL(url).pathname))
       : await retry(ATTEMPTS, http.signal, () => download(url, http));
-    if (message === undefined) break;
-    found.push({ kind: "simple", message: message.toString("base64") });
+    if (message === undefined) return;
+    found.add({ kind: "simple", message: message.toString("base64") }, url);
   }
-  return found;
 }
 
 function readLocal(path: string): Buffer | undefined {
   const size = ifThere(() => statSync(path).size);
   if (size === undefined) return undefined;
-  if (size > SIZE_LIMIT_BYTES) throw new CribError("FailedPrecondition", `${path}: too long`);
+  if (size > SIGNATURE_LIMIT_BYTES) {
+    const why = `${size} bytes, at most ${SIGNATURE_LIMIT_BYTES}`;
+    throw new CribError("FailedPrecondition", `signature ${path}: ${why}`);
+  }
   return readFileSync(path);
 }
 
@@ -96,7 +98,7 @@ async function download(
   for (let hop = 0; hop <= REDIRECT_LIMIT; hop++) {
     const response = await request(at, http);
     const { status } = response;
-    if (status === 200) return readBody(response, SIZE_LIMIT_BYTES, what);
+    if (status === 200) return readBody(response, SIGNATURE_LIMIT_BYTES, what);
     response.discard();
     // Servers that must not list what they have answer 403 for what is not there.
     if (status === 404 || status === 403) return undefined;
@@ -111,34 +113,37 @@ async function fromAttachments(
   client: RegistryClient,
   digest: string,
   signal: AbortSignal,
-): Promise<Signature[]> {
+  found: SignatureList,
+): Promise<void> {
   const tag = `${digest.replace(":", "-")}.sig`;
   const what = `${client.name}:${tag}`;
   let bytes: Buffer;
   try {
     ({ bytes } = await retry(ATTEMPTS, signal, () => client.manifest(tag)));
   } catch (error) {
-    if (error instanceof CribError && error.code === "NotFound") return [];
+    if (error instanceof CribError && error.code === "NotFound") return;
     throw error;
   }
   const json = v.safeParse(v.pipe(v.string(), v.parseJson(), attachmentSchema), bytes.toString());
   if (!json.success) {
     throw new CribError("FailedPrecondition", `${what}: it is no manifest of signatures`);
   }
-  const found: Signature[] = [];
-  for (const layer of json.output.layers.slice(0, COUNT_LIMIT)) {
+  for (const layer of json.output.layers) {
     const { annotations } = layer;
     const signature = annotations[SIGNATURE];
     if (layer.mediaType !== COSIGN_TYPE || signature === undefined) continue;
-    const payload = await readBlob([client], layer, SIZE_LIMIT_BYTES, signal);
-    found.push({
-      kind: "sigstore",
-      payload: payload.toString("base64"),
-      signature,
-      certificate: annotations[CERTIFICATE],
-      chain: annotations[CHAIN],
-      bundle: annotations[BUNDLE],
-    });
+    const payload = await readBlob([client], layer, SIGNATURE_LIMIT_BYTES, signal);
+    const { [CERTIFICATE]: certificate, [CHAIN]: chain, [BUNDLE]: bundle } = annotations;
+    found.add(
+      {
+        kind: "sigstore",
+        payload: payload.toString("base64"),
+        signature,
+        certificate,
+        chain,
+        bundle,
+      },
+      what,
+    );
   }
-  return found;
 }

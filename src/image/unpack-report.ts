@@ -4,7 +4,8 @@ import * as v from "valibot";
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 
 export const unpackReportSchema = v.variant("kind", [
-  v.object({ kind: v.literal("progress"), bytes: count }),
+  /** `bytes` and `inodes` as below, until now. */
+  v.object({ kind: v.literal("progress"), bytes: count, inodes: count }),
   v.object({
     kind: v.literal("done"),
     diffId: v.pipe(v.string(), v.regex(/^sha256:[0-9a-f]{64}$/)),

@@ -16,6 +16,8 @@ export interface UnpackOptions {
   maxBytes: number;
   maxEntries: number;
   noProgressMs: number;
+  /** Gets what the layer takes on disk until now, about once a second. */
+  onUsage?: (usage: { bytes: number; inodes: number }) => void;
   /** Names the layer in messages. */
   what: string;
 }
@@ -163,9 +165,14 @@ class UnpackChild {
       const lines = text.split("\n");
       text = lines.pop() ?? "";
       if (text.length > LINE_LIMIT) throw new Error("crib unpack: a line without an end");
-      for (const line of lines) this.#last = v.parse(unpackReportSchema, JSON.parse(line));
+      for (const line of lines) this.#take(v.parse(unpackReportSchema, JSON.parse(line)));
       if (this.#limitMs > 0) this.#watch(this.#limitMs);
     }
+  }
+
+  #take(report: UnpackReport): void {
+    this.#last = report;
+    if (report.kind !== "failed") this.#options.onUsage?.(report);
   }
 
   /** Kills the child unless it goes on within the limit. */

@@ -1,76 +1,86 @@
-/** Compares a layer's directory with its index. */
-import { constants } from "node:fs";
-import { lstat, open, readdir, readlink } from "node:fs/promises";
+/** Compares a layer's directory with its list of files, in memory that does not grow with the layer. */
+import { SQLiteError } from "bun:sqlite";
+import { closeSync, constants, lstatSync, openSync, readlinkSync, readSync } from "node:fs";
 import { crc32 } from "node:zlib";
+import { namesIn } from "../linux/directory.ts";
 import { getXattr } from "../linux/file.ts";
-import { type IndexNode, type IndexRecord, readIndex } from "./layer-index.ts";
+import { type ExpectedFile, IndexTable } from "./index-table.ts";
+import { type IndexRecord, readIndex } from "./layer-index.ts";
 
-const CHUNK_BYTES = 256 * 1024;
 /** So many are told; one is enough to know. */
 const PROBLEM_LIMIT = 10;
 const SLASH = Buffer.from("/");
+const CHUNK = Buffer.alloc(256 * 1024);
 
 /**
  * What is wrong with a layer, at most ten problems. `fast` looks at names, types, owners, modes and
  * sizes; else every file's content is read too. A layer without a readable index has that problem.
+ * Synchronous, and of any length: for a process of its own. Throws what has nothing to do with the layer.
  */
-export async function checkLayer(
-  directory: string,
-  indexFile: string,
-  fast: boolean,
-): Promise<string[]> {
-  const problems: string[] = [];
-  let root: IndexNode;
+export function checkLayer(directory: string, indexFile: string, fast: boolean): string[] {
+  const table = new IndexTable();
   try {
-    root = await readIndex(indexFile);
-  } catch {
-    return ["its list of files is missing or damaged"];
+    try {
+      table.read(readIndex(indexFile));
+    } catch (error) {
+      if (error instanceof SQLiteError) throw error;
+      return ["its list of files is missing or damaged"];
+    }
+    return new Check(Buffer.from(directory), fast, table).run();
+  } finally {
+    table.close();
   }
-  const check = new Check(Buffer.from(directory), fast, problems);
-  await check.node(root, "");
-  return problems;
 }
 
 class Check {
+  readonly #problems: string[] = [];
+  /** Directories that are not there: what was in them is not told again. */
+  readonly #gone: string[] = [];
+
   constructor(
     readonly root: Buffer,
     readonly fast: boolean,
-    readonly problems: string[],
+    readonly table: IndexTable,
   ) {}
 
-  #path(name: string): Buffer {
-    return name === "" ? this.root : Buffer.concat([this.root, SLASH, Buffer.from(name, "latin1")]);
+  run(): string[] {
+    for (const file of this.table) {
+      if (this.#problems.length >= PROBLEM_LIMIT) break;
+      if (!this.#gone.some((directory) => isBelow(file.path, directory))) this.#look(file);
+    }
+    return this.#problems;
   }
 
   #report(name: string, what: string): void {
     const shown = JSON.stringify(Buffer.from(name, "latin1").toString("utf8").slice(0, 200));
-    if (this.problems.length < PROBLEM_LIMIT) this.problems.push(`${shown}: ${what}`);
+    if (this.#problems.length < PROBLEM_LIMIT) this.#problems.push(`${shown}: ${what}`);
   }
 
-  /** The file of this node, and all below it. */
-  async node(node: IndexNode, name: string): Promise<void> {
-    if (this.problems.length >= PROBLEM_LIMIT) return;
-    const path = this.#path(name);
+  #look({ path: name, record, xattrs }: ExpectedFile): void {
+    const path =
+      name === "" ? this.root : Buffer.concat([this.root, SLASH, Buffer.from(name, "latin1")]);
+    const mayHoldFiles = record === undefined || record.kind === "directory";
     try {
-      if (node.record !== undefined) await this.#compare(name, path, node.record);
-      this.#compareXattrs(name, path, node.xattrs ?? {});
-      if (node.children.size > 0 || node.record?.kind === "directory" || name === "") {
-        await this.#children(node, name, path);
-      }
+      if (record !== undefined) this.#compare(name, path, record);
+      this.#compareXattrs(name, path, xattrs);
+      if (!mayHoldFiles) return;
+      if (lstatSync(path).isDirectory()) this.#lookForMore(name, path);
+      else this.#gone.push(name);
     } catch (error) {
+      if (error instanceof SQLiteError) throw error;
       const code = (error as { code?: unknown }).code;
       this.#report(name, code === "ENOENT" ? "is missing" : `cannot be read: ${String(code)}`);
+      if (mayHoldFiles) this.#gone.push(name);
     }
   }
 
-  async #children(node: IndexNode, name: string, path: Buffer): Promise<void> {
-    const names = await readdir(path, { encoding: "buffer" });
-    const there = new Set(names.map((bytes) => bytes.toString("latin1")));
-    const below = (child: string) => (name === "" ? child : `${name}/${child}`);
-    for (const child of there) {
-      if (!node.children.has(child)) this.#report(below(child), "is no part of the layer");
+  #lookForMore(directory: string, path: Buffer): void {
+    for (const bytes of namesIn(path)) {
+      const name = bytes.toString("latin1");
+      const whole = directory === "" ? name : `${directory}/${name}`;
+      if (!this.table.has(whole)) this.#report(whole, "is no part of the layer");
+      if (this.#problems.length >= PROBLEM_LIMIT) return;
     }
-    for (const [child, next] of node.children) await this.node(next, below(child));
   }
 
   #compareXattrs(name: string, path: Buffer, xattrs: Readonly<Record<string, number>>): void {
@@ -81,11 +91,11 @@ class Check {
     }
   }
 
-  async #compare(name: string, path: Buffer, record: IndexRecord): Promise<void> {
-    const stat = await lstat(path);
+  #compare(name: string, path: Buffer, record: IndexRecord): void {
+    const stat = lstatSync(path);
     const wrong = (what: string) => this.#report(name, what);
     if (record.kind === "hardlink") {
-      // Linked through a symlink: the list does not know to what.
+      // The list does not know to what.
       if (stat.isDirectory()) wrong("is no longer the link that it was");
       return;
     }
@@ -94,36 +104,43 @@ class Check {
       if (type !== record.type || stat.rdev !== record.device) wrong("is something else");
       return;
     }
-    const type = {
-      directory: constants.S_IFDIR,
-      file: constants.S_IFREG,
-      symlink: constants.S_IFLNK,
-    };
-    if ((stat.mode & constants.S_IFMT) !== type[record.kind]) return wrong(`is no ${record.kind}`);
+    if ((stat.mode & constants.S_IFMT) !== TYPES[record.kind]) {
+      wrong(`is no ${record.kind}`);
+      return;
+    }
     if (stat.uid !== record.uid || stat.gid !== record.gid) wrong("has another owner");
     if (record.kind === "symlink") {
-      const target = await readlink(path, { encoding: "buffer" });
+      const target = readlinkSync(path, { encoding: "buffer" });
       if (target.toString("latin1") !== record.target) wrong("leads elsewhere");
       return;
     }
     if ((stat.mode & 0o7777) !== record.mode) wrong("has another mode");
     if (record.kind === "directory") return;
-    if (stat.size !== record.size) return wrong(`has ${stat.size} bytes, not ${record.size}`);
-    if (!this.fast && (await checksum(path)) !== record.crc) wrong("has other content");
+    if (stat.size !== record.size) wrong(`has ${stat.size} bytes, not ${record.size}`);
+    else if (!this.fast && checksum(path) !== record.crc) wrong("has other content");
   }
 }
 
-async function checksum(path: Buffer): Promise<number> {
-  const handle = await open(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+const TYPES = {
+  directory: constants.S_IFDIR,
+  file: constants.S_IFREG,
+  symlink: constants.S_IFLNK,
+};
+
+function isBelow(path: string, directory: string): boolean {
+  return directory === "" ? path !== "" : path.startsWith(`${directory}/`);
+}
+
+function checksum(path: Buffer): number {
+  const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
   try {
-    const buffer = Buffer.allocUnsafe(CHUNK_BYTES);
     let crc = 0;
     for (;;) {
-      const { bytesRead } = await handle.read(buffer, 0, buffer.length, null);
-      if (bytesRead === 0) return crc;
-      crc = crc32(buffer.subarray(0, bytesRead), crc);
+      const count = readSync(fd, CHUNK, 0, CHUNK.length, null);
+      if (count === 0) return crc;
+      crc = crc32(CHUNK.subarray(0, count), crc);
     }
   } finally {
-    await handle.close();
+    closeSync(fd);
   }
 }

@@ -12,7 +12,7 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
-import { sizeOf, sizeOfFiles } from "./usage.ts";
+import { sizeOf, sizeOfFiles, type Usage } from "./usage.ts";
 
 /** A committed layer. `bytes` are those on disk (whole blocks). */
 export interface Layer {
@@ -40,14 +40,16 @@ export class LayerStore {
   /** `<root>/layers`. */
   readonly directory: string;
   /** Lists of files, see layer-index.ts: named as the layers' directories. */
-  readonly #indexDirectory: string;
+  readonly indexDirectory: string;
   readonly #database: Database;
+  /** Directories that are no layers: they are being filled, or deleted. */
+  readonly #others = new Map<string, Usage>();
 
   constructor(options: { root: string; database: Database }) {
     this.directory = join(options.root, "layers");
     this.#database = options.database;
-    this.#indexDirectory = join(options.root, "layer-index");
-    mkdirSync(this.#indexDirectory, { recursive: true, mode: 0o700 });
+    this.indexDirectory = join(options.root, "layer-index");
+    mkdirSync(this.indexDirectory, { recursive: true, mode: 0o700 });
     // Nobody but root may reach the images' setuid programs from the host.
     mkdirSync(this.directory, { recursive: true, mode: 0o700 });
     chmodSync(this.directory, 0o700);
@@ -59,14 +61,15 @@ export class LayerStore {
    */
   async recover(): Promise<void> {
     this.#database.run("DELETE FROM layer_holds WHERE holder LIKE 'pull/%'");
-    this.#deleteUnreferenced();
+    const unreferenced = this.#deleteUnreferenced();
     const names = new Set(readdirSync(this.directory));
     for (const layer of this.list()) {
       if (!names.delete(layer.directory)) this.#dropDamaged(layer);
     }
     const kept = new Set(this.list().map(({ directory }) => directory));
-    const lists = readdirSync(this.#indexDirectory).filter((name) => !kept.has(name));
-    await Promise.all([...new Set([...names, ...lists])].map((name) => this.discard(name)));
+    const lists = readdirSync(this.indexDirectory).filter((name) => !kept.has(name));
+    const gone = new Set([...unreferenced, ...names, ...lists]);
+    await Promise.all([...gone].map((name) => this.discard(name)));
   }
 
   /** The directory of a layer, or of one that is being made. */
@@ -76,19 +79,22 @@ export class LayerStore {
 
   /** Its list of files. */
   indexFile(name: string): string {
-    return join(this.#indexDirectory, name);
+    return join(this.indexDirectory, name);
   }
 
   list(): Layer[] {
     return (this.#database.query("SELECT * FROM layers").all() as Row[]).map(toLayer);
   }
 
-  /** What all of them take on disk, with their lists of files; not those that are being made. */
-  usage(): { bytes: number; inodes: number } {
+  /**
+   * What all of them take on disk, with their lists of files, and what those take that are being made or
+   * deleted.
+   */
+  usage(): Usage {
     const usage = { bytes: 0, inodes: 0 };
-    const lists = sizeOfFiles(this.#indexDirectory);
+    const lists = sizeOfFiles(this.indexDirectory);
     const own = sizeOf(this.directory);
-    for (const { bytes, inodes } of [...this.list(), lists, own]) {
+    for (const { bytes, inodes } of [...this.list(), ...this.#others.values(), lists, own]) {
       usage.bytes += bytes;
       usage.inodes += inodes;
     }
@@ -105,7 +111,13 @@ export class LayerStore {
     const name = randomBytes(NAME_BYTES).toString("hex");
     mkdirSync(join(this.directory, name), { mode: 0o755 });
     chmodSync(join(this.directory, name), 0o755);
+    this.grow(name, sizeOf(join(this.directory, name)));
     return name;
+  }
+
+  /** What a staged directory takes on disk now. */
+  grow(name: string, { bytes, inodes }: Usage): void {
+    this.#others.set(name, { bytes, inodes });
   }
 
   /** The staged directory, already synced to disk, becomes a layer that `holders` hold. */
@@ -118,6 +130,7 @@ export class LayerStore {
         .run(layer.chainId, layer.diffId, layer.directory, layer.bytes, layer.inodes);
       for (const holder of holders) this.#insertHold(holder, layer.chainId);
     })();
+    this.#others.delete(layer.directory);
   }
 
   /**
@@ -147,6 +160,7 @@ export class LayerStore {
         ...[retired, layer.chainId],
       );
     })();
+    this.#others.delete(layer.directory);
     await this.collect();
   }
 
@@ -161,6 +175,7 @@ export class LayerStore {
       const path = join(this.directory, name);
       await rm(path, { recursive: true, force: true, maxRetries: RM_RETRIES });
       await rm(this.indexFile(name), { force: true });
+      this.#others.delete(name);
     } catch (error) {
       log().warn(
         { layer: name, error: messageOf(error) },
@@ -227,9 +242,10 @@ export class LayerStore {
         `DELETE FROM layers WHERE
            NOT EXISTS (SELECT 1 FROM image_layers i WHERE i.chain_id = layers.chain_id) AND
            NOT EXISTS (SELECT 1 FROM layer_holds h WHERE h.chain_id = layers.chain_id)
-         RETURNING directory`,
+         RETURNING directory, bytes, inodes`,
       )
-      .all() as Array<{ directory: string }>;
+      .all() as Array<Usage & { directory: string }>;
+    for (const { directory, ...usage } of rows) this.grow(directory, usage);
     return rows.map(({ directory }) => directory);
   }
 

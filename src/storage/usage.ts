@@ -4,11 +4,17 @@ import { join } from "node:path";
 
 const BLOCK_BYTES = 512;
 
+/** Bytes on disk (whole blocks) and inodes. */
+export interface Usage {
+  bytes: number;
+  inodes: number;
+}
+
 /**
  * Bytes on disk and inodes of a directory tree, itself included; hard links count once. What
  * disappears while it is read is left out; a directory that is not there is zero.
  */
-export async function diskUsage(root: string): Promise<{ bytes: number; inodes: number }> {
+export async function diskUsage(root: string): Promise<Usage> {
   const usage = { bytes: 0, inodes: 0 };
   const linked = new Set<string>();
   const pending: Buffer[] = [Buffer.from(root)];
@@ -46,7 +52,7 @@ async function ifThere<T>(promise: Promise<T>): Promise<T | undefined> {
 }
 
 /** Bytes on disk of one file or directory, without what is in it; nothing when it is not there. */
-export function sizeOf(path: string): { bytes: number; inodes: number } {
+export function sizeOf(path: string): Usage {
   const stat = lstatSync(path, { throwIfNoEntry: false });
   return stat === undefined
     ? { bytes: 0, inodes: 0 }
@@ -54,7 +60,7 @@ export function sizeOf(path: string): { bytes: number; inodes: number } {
 }
 
 /** The same of a directory with the few files in it, at once. */
-export function sizeOfFiles(directory: string): { bytes: number; inodes: number } {
+export function sizeOfFiles(directory: string): Usage {
   const total = sizeOf(directory);
   if (total.inodes === 0) return total;
   for (const name of readdirSync(directory)) {

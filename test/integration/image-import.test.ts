@@ -18,7 +18,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { gzipSync, zstdCompressSync } from "node:zlib";
 import type { Image } from "../../src/image/images.ts";
-import { Preload } from "../../src/image/preload.ts";
+import { Preload, type PreloadStore } from "../../src/image/preload.ts";
 import { mount, unmount } from "../../src/linux/mount.ts";
 import { openTestStore, type TestStore } from "../fixtures/image-store.ts";
 import {
@@ -275,6 +275,28 @@ test.each<[string, () => string, string]>([
     () => saved([{ Config: "c", Layers: [] }], [{ name: "c", size: 2 ** 30 }]),
     "FailedPrecondition",
   ],
+  [
+    "more layers than an image may have",
+    () => {
+      const diff_ids = Array(257).fill(`sha256:${"a".repeat(64)}`);
+      const config = JSON.stringify({ rootfs: { type: "layers", diff_ids } });
+      const list = [{ Config: "c", Layers: Array(257).fill("l") }];
+      const files = [
+        { name: "c", data: config },
+        { name: "l", data: tarball([]) },
+      ];
+      return saved(list, files);
+    },
+    "FailedPrecondition",
+  ],
+  [
+    "an image of more names than an archive may have",
+    () =>
+      saved([
+        { Config: "c", RepoTags: Array.from({ length: 1001 }, (_, n) => `x:${n}`), Layers: [] },
+      ]),
+    "FailedPrecondition",
+  ],
   ["a name with ..", () => saved([], [{ name: "../x", data: "x" }]), "FailedPrecondition"],
   [
     "no tar",
@@ -354,7 +376,7 @@ test("archives of the watched directory are imported and pinned, at start and wh
   cpSync(at("docker.tar.zst"), join(directory, "one.tar.zst"));
   writeFileSync(join(directory, "broken.tar"), "no archive");
   writeFileSync(join(directory, ".partial"), "half a copy");
-  const preload = new Preload(directory, store.images, 50);
+  const preload = new Preload(directory, store.images, { quietMs: 50 });
   await preload.start();
   try {
     expect(store.images.find("example.com/one:1")).toMatchObject({ id: one.id, pinned: true });
@@ -394,7 +416,7 @@ test("a directory that is copied slowly is imported when it is whole; until then
   const target = join(directory, "layout");
   mkdirSync(directory);
   cpSync(at("layout"), target, { recursive: true });
-  const preload = new Preload(directory, store.images, 10);
+  const preload = new Preload(directory, store.images, { quietMs: 10 });
   await preload.start();
   try {
     expect(store.images.find("example.com/one:1")?.pinned).toBe(true);
@@ -412,6 +434,46 @@ test("a directory that is copied slowly is imported when it is whole; until then
     preload.stop();
   }
 });
+
+test("a layout that is written in its place is imported when its last file is there, without a retry", async () => {
+  const directory = join(store.directory, "preload");
+  const target = join(directory, "layout");
+  let failures = 0;
+  const counting: PreloadStore = {
+    import: (path, options) =>
+      store.images.import(path, options).catch((error: unknown) => {
+        failures += 1;
+        throw error;
+      }),
+    archiveStamps: (path) => store.images.archiveStamps(path),
+    forgetArchive: (path, kept) => store.images.forgetArchive(path, kept),
+  };
+  const never = 1e9;
+  const preload = new Preload(directory, counting, { quietMs: 20, firstRetryMs: never });
+  await preload.start();
+  try {
+    const tried = async (what: string, write: () => void) => {
+      const before = failures;
+      write();
+      await until(`a try with ${what}`, () => failures > before || isThere());
+    };
+    const copy = (name: string) => cpSync(join(at("layout"), name), join(target, name));
+    await tried("the index", () => {
+      mkdirSync(target);
+      copy("index.json");
+    });
+    await tried("blobs", () => mkdirSync(join(target, "blobs")));
+    await tried("blobs/sha256", () => mkdirSync(join(target, "blobs/sha256")));
+    for (const blob of readdirSync(join(at("layout"), "blobs/sha256"))) {
+      await tried(blob, () => copy(`blobs/sha256/${blob}`));
+    }
+    await until("the image", isThere);
+    expect(store.images.find("example.com/one:1")).toMatchObject({ id: one.id, pinned: true });
+  } finally {
+    preload.stop();
+  }
+}, 60_000);
+const isThere = () => store.images.find("example.com/one:1") !== undefined;
 
 test("a compressed archive may not become larger than the disk or the limit allows", async () => {
   store.close();

@@ -91,6 +91,33 @@ test("status and metrics show a pull that runs, with bytes and layers", async ()
   expect(after).not.toContain("crib_image_pull_bytes{");
 });
 
+/** What the daemon has written of a pull, in order. */
+const told = (message: string) =>
+  (crib?.log() ?? "")
+    .split("\n")
+    .filter((line) => line.includes(`"msg":"${message}"`))
+    .map((line) => JSON.parse(line) as Record<string, unknown>);
+
+test("the daemon's log tells of a pull that takes long how far it is, and that it has ended", async () => {
+  crib = await startCrib();
+  const layers = [1, 2].map((n) => [{ name: `f${n}`, data: noise(50_000 * n) }]);
+  const pushed = await pushImage(registry, "told:1", { layers });
+  const [first, second] = pushed.layers.map(({ size }) => size);
+  const held = holdBlob(pushed.layers[1]?.digest ?? "");
+  const image = throughProxy(pushed);
+  const pull = crib.image.pullImage({ image: { image } });
+  const bytes = (first ?? 0) + 1000;
+  while (!told("pulling").some((line) => line.bytes === bytes && line.layers === 1)) {
+    await Bun.sleep(50);
+  }
+  const totalBytes = (first ?? 0) + (second ?? 0);
+  expect(told("pulling").at(-1)).toMatchObject({ image, bytes, totalBytes, totalLayers: 2 });
+  expect(told("pulled")).toEqual([]);
+  held.release();
+  await pull;
+  expect(told("pulled")).toMatchObject([{ image, imageId: pushed.id }]);
+}, 120_000);
+
 test("without an address nobody listens, and one that is taken does not end the daemon", async () => {
   crib = await startCrib();
   expect(crib.log()).not.toContain("Prometheus");

@@ -261,18 +261,3 @@ test("images outlive a restart, with names, sizes and pins", async () => {
   expect(after.find(pushed.name)).toEqual(before);
   expect(after.fsInfo()).toEqual(node.store.images.fsInfo());
 });
-
-test("what the file system holds is what fsInfo says", async () => {
-  const layers = [
-    busyboxLayer(),
-    [...file("a", "z".repeat(10_000)), { name: "b", type: "1", linkName: "a" }],
-  ];
-  await node.store.images.pull((await pushImage(node.registry, "du:1", { layers })).name, {});
-  const { usedBytes, inodesUsed, mountpoint } = node.store.images.fsInfo();
-  const du = (flag: string) =>
-    [mountpoint, join(node.store.root, "layer-index")]
-      .map((directory) => execFileSync("du", ["-s", flag, directory]).toString())
-      .reduce((sum, line) => sum + Number.parseInt(line, 10), 0);
-  expect(usedBytes).toBe(du("--block-size=1"));
-  expect(inodesUsed).toBe(du("--inodes"));
-});

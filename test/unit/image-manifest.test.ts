@@ -67,12 +67,26 @@ test.each([
     "no container image",
   ],
   ["257 layers", { ...manifest, layers: Array(257).fill(layer) }, "layers"],
+  [
+    "annotations that are too long",
+    { ...manifest, annotations: { a: "é".repeat(131_072) } },
+    "bytes",
+  ],
+  ["too long a name of one", { ...manifest, annotations: { ["k".repeat(262_145)]: "" } }, "bytes"],
   ["an array", [], "not a JSON object"],
 ])("%s is refused as FailedPrecondition", (_, document, message) => {
   expect(() => parse(document)).toThrow(message);
   expect(() => parse(document)).toThrow(
     expect.objectContaining({ code: "FailedPrecondition" }) as Error,
   );
+});
+
+test("annotations may have 256 KiB, and a user 4096 characters", () => {
+  const annotations = { ab: "x".repeat(256 * 1024 - 2) };
+  expect(parse({ ...manifest, annotations })).toMatchObject({ annotations });
+  const User = "u".repeat(4096);
+  const document = { config: { User }, rootfs: { type: "layers", diff_ids: [] } };
+  expect(parseConfig(Buffer.from(JSON.stringify(document)), "x").config.User).toBe(User);
 });
 
 test("bytes that are no JSON, or no UTF-8, are refused", () => {
@@ -113,6 +127,11 @@ test.each([
     "config.Cmd",
   ],
   ["no rootfs", {}, "rootfs"],
+  [
+    "its user is longer than any",
+    { config: { User: "u".repeat(4097) }, rootfs: { type: "layers", diff_ids: [] } },
+    "config.User",
+  ],
   ["a diffID is no digest", { rootfs: { type: "layers", diff_ids: ["x"] } }, "rootfs.diff_ids.0"],
   [
     "a diffID is sha512, which Crib does not compute",
