@@ -16,7 +16,7 @@ static struct { _Alignas(65536) struct stream slots[MAX_STREAMS]; } table;
 struct stream *const streams = table.slots, *streams_end = table.slots;
 
 /* How long a connection may take to say what it is, and then to be named by a request. */
-enum { SPEAK_MS = 10000, MOST_MOVES = 32 };
+enum { SPEAK_MS = 10000, MOST_MOVES = 32, REST_MS = 2000 };
 
 unsigned stream_index(const struct stream *it) { return (unsigned)(it - streams); }
 
@@ -166,22 +166,28 @@ static bool move_in(struct stream *it) {
 
 /*
  * A client that has gone: its process gets no SIGKILL, but what a process gets whose terminal or pipe was
- * closed: SIGHUP, SIGPIPE when it writes, and the end of its input, after the rest of it.
+ * closed: SIGHUP, SIGPIPE when it writes, and the end of its input, after the rest of it. A port gets the
+ * rest too, as long as it takes some of it.
  */
-static void end_gone(struct stream *it) {
+static void end_gone(struct stream *it, bool moved) {
   if (it->source >= 0) end_source(it);
-  if (!it->pipes || it->sink < 0) stream_drop(it);
+  if (it->role == STREAM_DIAL && it->sink >= 0) {
+    if (moved || it->deadline == 0) it->deadline = now_ms() + REST_MS;
+  } else if (!it->pipes || it->sink < 0) {
+    stream_drop(it);
+  }
 }
 
 static void pump(struct stream *it) {
-  bool gone = relay_gone(it->fd), more = true;
+  bool gone = relay_gone(it->fd), more = true, moved = false;
   it->again = false;
   for (int moves = 0; more && moves < MOST_MOVES; moves++) {
     more = !gone && move_out(it);
     more = move_in(it) || more;
+    moved = moved || more;
   }
   it->again = more;
-  if (gone && !more) end_gone(it);
+  if (gone && !more) end_gone(it, moved);
   if (it->role == STREAM_DIAL && it->source < 0 && it->sink < 0) stream_finish(it);
 }
 

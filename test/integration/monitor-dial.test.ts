@@ -8,7 +8,8 @@ import { buildMonitor, eventually, read, TestPod } from "./monitor-harness.ts";
 
 /**
  * Ports: 7 echoes, 9 is silent, 19 says much, 70 speaks IPv6 only, 71 answers when its client has ended, 73
- * says something and resets who has answered or ended.
+ * says something and resets who has answered or ended, 74 ends at once and reads later; 75 says how much that
+ * was.
  */
 const SERVER = `
 import { createServer } from "node:net";
@@ -26,6 +27,14 @@ listen(73, "127.0.0.1", (socket) => {
   socket.once("data", () => socket.resetAndDestroy());
   socket.once("end", () => socket.resetAndDestroy());
 });
+let late;
+listen(74, "127.0.0.1", (socket) => {
+  let bytes = 0;
+  socket.pause().end();
+  setTimeout(() => socket.on("data", (chunk) => { bytes += chunk.length; }).resume(), 1000);
+  late = new Promise((resolve) => socket.once("close", () => resolve(bytes)));
+});
+listen(75, "127.0.0.1", (socket) => { late.then((bytes) => socket.end(String(bytes))); });
 listen(71, "127.0.0.1", (socket) => {
   let bytes = 0;
   socket.on("data", (chunk) => { bytes += chunk.length; });
@@ -92,6 +101,31 @@ test.each(["write", "end"] as const)(
     expect(text).toBe("last words");
   },
 );
+
+const PIECE = Buffer.alloc(16_384);
+
+/** Writes piece after piece, at most `limit`, until none is taken any more; returns how many were. */
+async function fill(socket: Duplex, limit = Infinity): Promise<number> {
+  for (let pieces = 0; pieces < limit; pieces++) {
+    const written = new Promise((resolve) => socket.write(PIECE, () => resolve(true)));
+    if (!(await Promise.race([written, Bun.sleep(500)]))) return pieces;
+  }
+  return limit;
+}
+
+test("a port that has ended, and reads later, gets all that its client sent before it left", async () => {
+  const silent = await dial(9);
+  // The last of them do not fit into what is between the monitor and the port.
+  const pieces = (await fill(silent)) - 4;
+  silent.destroy();
+  const socket = await dial(74);
+  const ended = ending(socket);
+  socket.resume();
+  expect(await ended).toBe("end");
+  expect(await fill(socket, pieces)).toBe(pieces);
+  socket.end();
+  expect(await read(await dial(75))).toBe(String(pieces * PIECE.length));
+});
 
 test("what is on IPv6 only is found too", async () => {
   const socket = await dial(70);
