@@ -117,7 +117,10 @@ class UnpackChild {
       // Only while the child has something to do: the registry's silence is not its fault.
       this.#watch(this.#options.noProgressMs);
       try {
-        stdin.write(chunk);
+        // A pipe that is full makes both promises; that of a child which is gone then fails in one or both.
+        Promise.resolve(stdin.write(chunk)).catch(() => {
+          gone = true;
+        });
         await stdin.flush();
       } catch {
         gone = true; // Its report says why.

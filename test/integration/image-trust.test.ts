@@ -38,7 +38,8 @@ beforeAll(async () => {
 });
 afterAll(async () => {
   execFileSync("gpgconf", ["--homedir", gpgHome, "--kill", "all"]);
-  rmSync(gpgHome, { recursive: true });
+  // Its agents remove their sockets at the same time.
+  rmSync(gpgHome, { recursive: true, force: true, maxRetries: 3 });
 });
 
 const path = (name: string) => join(node.store.directory, name);
