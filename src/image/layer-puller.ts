@@ -10,6 +10,7 @@ import type { Progress } from "./progress.ts";
 import { Semaphore } from "./semaphore.ts";
 import { SharedWork } from "./shared-work.ts";
 import { unpackLayer } from "./unpacker.ts";
+import { WindowTurns } from "./window-turns.ts";
 
 /** Each takes up to 50 MB, and all with the daemon no more than 200 MB. */
 const CHILD_LIMIT = 4;
@@ -36,6 +37,7 @@ export class LayerPuller {
   readonly #options: LayerPullerOptions;
   readonly #downloads = new SharedWork<string, void>();
   readonly #slots: Semaphore;
+  readonly #windows = new WindowTurns();
 
   constructor(options: LayerPullerOptions) {
     this.#options = options;
@@ -127,7 +129,9 @@ export class LayerPuller {
       const blob = streamBlob(clients, descriptor, signal);
       const unpack = { executable, directory, indexFile, maxBytes, maxEntries, noProgressMs, what };
       await progress.download(chainId, async (count) => {
-        const done = await unpackLayer(count(blob), unpack, signal);
+        const done = await this.#windows.run(count(blob), what, signal, (bytes) =>
+          unpackLayer(bytes, unpack, signal),
+        );
         if (done.diffId !== diffId) {
           throw new CribError(
             "DataLoss",
