@@ -157,10 +157,14 @@ function family(pid: number): number[] {
   }
 }
 
+const commandLine = (pid: number) => readFileSync(`/proc/${pid}/cmdline`, "utf8");
+
+/** A child that is no program of its own yet (vfork) has its parent's memory, which counts once. */
 function pssOfFamily(pid: number): number {
   return family(pid).reduce((sum, member) => {
     try {
-      return sum + pssKib(member);
+      const forked = member !== pid && commandLine(member) === commandLine(pid);
+      return forked ? sum : sum + pssKib(member);
     } catch {
       return sum;
     }
