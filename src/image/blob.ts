@@ -134,6 +134,7 @@ export async function readBlob(
     );
   }
   const pieces: Uint8Array[] = [];
-  for await (const piece of streamBlob(clients, descriptor, signal)) pieces.push(Buffer.from(piece));
+  for await (const piece of streamBlob(clients, descriptor, signal))
+    pieces.push(Buffer.from(piece));
   return Buffer.concat(pieces);
 }

@@ -12,7 +12,7 @@ import { SharedWork } from "./shared-work.ts";
 import { unpackLayer } from "./unpacker.ts";
 import { WindowTurns } from "./window-turns.ts";
 
-/** Each takes up to 50 MB, and all with the daemon no more than 200 MB. */
+/** Each takes up to 27 MB, one of them 53 MB (`WindowTurns`), and all with the daemon less than 200 MB. */
 const CHILD_LIMIT = 4;
 
 export interface WantedLayer {
