@@ -9,7 +9,7 @@ export interface BlobSource {
   /** For messages. */
   readonly name: string;
   /**
-   * A blob's bytes from `offset` on, or from where the result says that they begin.
+   * A blob's bytes from `offset` on, or from where the result says that they begin. Pieces are only lent.
    *
    * @throws CribError; `UnavailableError` is worth another try.
    */
@@ -52,7 +52,7 @@ function pauseMs(attempt: number, error: UnavailableError): number {
 }
 
 /**
- * The bytes of a blob, from the first client that has it; when one fails, the next goes on where it
+ * The bytes of a blob, lent piece by piece, from the first client that has it; when one fails, the next goes on where it
  * stopped. The digest is compared after the last byte: whoever uses the bytes before the generator has
  * ended must be able to undo it.
  *
@@ -136,6 +136,7 @@ export async function readBlob(
     );
   }
   const pieces: Uint8Array[] = [];
-  for await (const piece of streamBlob(clients, descriptor, signal)) pieces.push(piece);
+  for await (const piece of streamBlob(clients, descriptor, signal))
+    pieces.push(Buffer.from(piece));
   return Buffer.concat(pieces);
 }

@@ -8,6 +8,7 @@
  * returns only the first gzip member.
  */
 import { constants, createGunzip, createZstdDecompress } from "node:zlib";
+import { WINDOW_LIMIT_LOG } from "./zstd-frames.ts";
 
 /** The compressed bytes are damaged or cut off. */
 export class DecodeError extends Error {
@@ -48,11 +49,7 @@ interface Internals {
 }
 
 const OUTPUT_BYTES = 256 * 1024;
-/**
- * A frame may want its last 32 MiB kept, which is what the best level of Go's encoder asks for. zstd's own
- * limit, 128 MiB, is more than a whole pull may take.
- */
-const ZSTD_OPTIONS = { params: { [constants.ZSTD_d_windowLogMax]: 25 } };
+const ZSTD_OPTIONS = { params: { [constants.ZSTD_d_windowLogMax]: WINDOW_LIMIT_LOG } };
 const MAGIC_BYTES = 4;
 const NOTHING = Buffer.alloc(0);
 

@@ -14,20 +14,20 @@ export type Placement =
   | { kind: "ignored" };
 
 /** Splits a raw name; leading, double and trailing slashes and "." are left out, ".." is refused. */
-export function splitPath(name: Uint8Array): LayerPath {
-  const parts = Buffer.from(name.buffer, name.byteOffset, name.length)
-    .toString("latin1")
-    .split("/")
-    .filter((part) => part !== "" && part !== ".");
-  if (parts.includes("..")) throw new TarError(`name ${quote(name)} holds ".."`);
+export function splitPath(name: Buffer): LayerPath {
+  const parts: string[] = [];
+  for (const part of name.toString("latin1").split("/")) {
+    if (part === "..") throw new TarError(`name ${quote(name)} holds ".."`);
+    if (part !== "" && part !== ".") parts.push(part);
+  }
   return parts;
 }
 
 /** Reads an entry's name by the whiteout rules of the OCI image layer specification. */
-export function placeEntry(name: Uint8Array): Placement {
+export function placeEntry(name: Buffer): Placement {
   const path = splitPath(name);
   const base = path.at(-1);
-  if (base === undefined) return { kind: "entry", path };
+  if (base === undefined || !name.includes(WHITEOUT)) return { kind: "entry", path };
   // The bookkeeping of AUFS, which old images still carry: no content.
   if (path.some((part) => part.startsWith(META) && part !== OPAQUE)) return { kind: "ignored" };
   const parents = path.slice(0, -1);

@@ -11,8 +11,9 @@ import type { Progress } from "./progress.ts";
 import { Semaphore } from "./semaphore.ts";
 import { SharedWork } from "./shared-work.ts";
 import { unpackLayer } from "./unpacker.ts";
+import { WindowTurns } from "./window-turns.ts";
 
-/** Each takes up to 50 MB, and all with the daemon no more than 200 MB. */
+/** Each takes up to 27 MB, one of them 53 MB (`WindowTurns`), and all with the daemon less than 200 MB. */
 const CHILD_LIMIT = 4;
 
 export interface WantedLayer {
@@ -37,6 +38,7 @@ export class LayerPuller {
   readonly #options: LayerPullerOptions;
   readonly #downloads = new SharedWork<string, void>();
   readonly #slots: Semaphore;
+  readonly #windows = new WindowTurns();
 
   constructor(options: LayerPullerOptions) {
     this.#options = options;
@@ -130,7 +132,9 @@ export class LayerPuller {
       const limits = { maxBytes, maxEntries, noProgressMs };
       const unpack = { executable, directory, indexFile, ...limits, onUsage, what };
       await progress.download(chainId, async (count) => {
-        const done = await unpackLayer(count(blob), unpack, signal);
+        const done = await this.#windows.run(count(blob), what, signal, (bytes) =>
+          unpackLayer(bytes, unpack, signal),
+        );
         if (done.diffId !== diffId) {
           throw new CribError(
             "DataLoss",

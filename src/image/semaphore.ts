@@ -11,14 +11,22 @@ export class Semaphore {
 
   /** Runs `body` in a slot. Throws `canceled(signal)` when it is aborted while waiting. */
   async run<T>(signal: AbortSignal, body: () => Promise<T>): Promise<T> {
-    await this.#acquire(signal);
+    const release = await this.take(signal);
     try {
       return await body();
     } finally {
+      release();
+    }
+  }
+
+  /** Takes a slot; returns what gives it back, to be called once. Throws as `run`. */
+  async take(signal: AbortSignal): Promise<() => void> {
+    await this.#acquire(signal);
+    return () => {
       const next = this.#waiting.shift();
       if (next === undefined) this.#free += 1;
       else next();
-    }
+    };
   }
 
   async #acquire(signal: AbortSignal): Promise<void> {

@@ -3,6 +3,7 @@ import { TarError } from "./tar-error.ts";
 
 export const BLOCK_BYTES = 512;
 const SPACE = 0x20;
+const NOTHING = Buffer.alloc(0);
 
 /** A header as it stands; `type` is the type flag's character. */
 export interface TarHeader {
@@ -24,7 +25,7 @@ export function parseHeader(block: Buffer): TarHeader {
   const magic = block.toString("latin1", 257, 265);
   const isUstar = magic.startsWith("ustar\0");
   const hasDevices = isUstar || magic === "ustar  \0";
-  const prefix = isUstar ? text(block, 345, 155) : Buffer.alloc(0);
+  const prefix = isUstar ? text(block, 345, 155) : NOTHING;
   const name = text(block, 0, 100);
   return {
     name: prefix.length === 0 ? name : Buffer.concat([prefix, Buffer.from("/"), name]),
@@ -45,19 +46,25 @@ function checkSum(block: Buffer): void {
   const digits = /^[ \0]*([0-7]{1,7})[ \0]*$/.exec(block.toString("latin1", 148, 156))?.[1];
   const expected = digits === undefined ? Number.NaN : Number.parseInt(digits, 8);
   let sum = 8 * SPACE;
-  let high = 0;
   for (let index = 0; index < BLOCK_BYTES; index++) {
     if (index === 148) index = 156;
-    const byte = block[index] ?? 0;
-    sum += byte;
-    high += byte >> 7;
+    sum += block[index] ?? 0;
   }
-  if (expected !== sum && expected !== sum - 256 * high) {
+  if (expected !== sum && expected !== sum - 256 * highBytes(block)) {
     throw new TarError("not a tar archive, or damaged: a header's checksum is wrong");
   }
 }
 
+/** How many bytes outside of the checksum's field are negative when taken as signed. */
+function highBytes(block: Buffer): number {
+  return block.reduce(
+    (count, byte, index) => count + (index >= 148 && index < 156 ? 0 : byte >> 7),
+    0,
+  );
+}
+
 function text(block: Buffer, offset: number, length: number): Buffer {
+  if (block[offset] === 0) return NOTHING;
   const field = block.subarray(offset, offset + length);
   const end = field.indexOf(0);
   return Buffer.from(end < 0 ? field : field.subarray(0, end));

@@ -138,7 +138,7 @@ export class TarParser {
   }
 
   #header(): void {
-    if (this.#block.every((byte) => byte === 0)) {
+    if (this.#block[0] === 0 && this.#block.every((byte) => byte === 0)) {
       this.#zeroBlocks += 1;
       if (this.#zeroBlocks === 2) this.#state = "end";
       return;
@@ -200,7 +200,10 @@ export class TarParser {
     const pax = this.#pax;
     const name = pax?.path ?? this.#longName ?? header.name;
     const linkName = pax?.linkPath ?? this.#longLink ?? header.linkName;
-    if (name.includes(0) || linkName.includes(0)) throw new TarError("a name holds a NUL byte");
+    // Names that are not of PAX end at a NUL byte.
+    if (pax?.path?.includes(0) || pax?.linkPath?.includes(0)) {
+      throw new TarError("a name holds a NUL byte");
+    }
     if (header.type === "S") throw new TarError("sparse files are not supported");
     let type = TYPES[header.type];
     if (type === undefined) {

@@ -28,6 +28,11 @@ const LINE_LIMIT = 64 * 1024;
 const STDERR_LIMIT = 2000;
 /** Of a layer whose archive looks bad, to find out whether it only came so. */
 const READ_ON_LIMIT_BYTES = 256 * 1024 * 1024;
+/**
+ * Nothing of the daemon's: BUN_* would change what the executable is. Without JavaScriptCore's last
+ * compiler 20,000 small files take a fifth less time, and large ones as much as with it.
+ */
+const ENVIRONMENT = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", BUN_JSC_useFTLJIT: "0" };
 /** After the last byte the child writes back to disk; it says nothing while the kernel does that. */
 const SYNC_LIMIT_MS = 15 * 60 * 1000;
 
@@ -81,8 +86,7 @@ class UnpackChild {
         ...["--directory", directory, "--index-fd", "3"],
         ...["--max-bytes", String(maxBytes), "--max-entries", String(maxEntries)],
       ],
-      // Nothing of the daemon's environment: BUN_* would change what the executable is.
-      env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin" },
+      env: ENVIRONMENT,
       cwd: "/",
       stdio: ["pipe", "pipe", "pipe", index],
     });
