@@ -48,10 +48,11 @@ const ARM64: Target = {
 };
 
 const C_FLAGS = [
-  ..."-std=c17 -Oz -static -s -Wall -Wextra -Werror -Wshadow".split(" "),
+  ..."-std=c17 -Oz -flto -static -s -Wall -Wextra -Werror -Wshadow".split(" "),
   // Each monitor's mapping holds the tables too, and nothing ever unwinds.
   ..."-fstack-protector-strong -fno-asynchronous-unwind-tables".split(" "),
-  // Few pages: nothing that is not called, small variables side by side, and no page only for relocations.
+  // Few pages: -flto, nothing that is not called, small variables side by side, and no page only for
+  // relocations.
   ..."-ffunction-sections -fdata-sections -Wl,--gc-sections".split(" "),
   ..."-Wl,--sort-section=alignment -Wl,-z,norelro".split(" "),
 ];

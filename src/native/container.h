@@ -44,7 +44,8 @@ enum { LOG_PATH, PID_PATH, OOM_PATH };
 /* How long output waits for attached clients: at once, and one in so many of the time. */
 enum { HOLD_MOST_MS = 2000, HOLD_SHARE = 8 };
 
-extern struct container containers[MAX_CONTAINERS]; /* a slot's index is its place in here */
+/* A slot's index is its place in here. Two fill a page: from its start on, a usual pod takes one. */
+extern _Alignas(4096) struct container containers[MAX_CONTAINERS];
 
 /* containers.c: the container that a request names, or NULL, and the error is sent. */
 struct container *container_named(struct reader *reader, uint32_t request);

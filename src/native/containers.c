@@ -10,7 +10,7 @@
 
 #include "container.h"
 
-struct container containers[MAX_CONTAINERS];
+_Alignas(4096) struct container containers[MAX_CONTAINERS];
 /* Behind the last slot that was ever used: the rest costs no memory as long as nobody looks. */
 static struct container *containers_end = containers;
 

@@ -241,7 +241,8 @@ static bool open_all(const struct options *options, char *error, size_t size) {
   return true;
 }
 
-static int serve(const struct options *options, int report) {
+/* Sets all up and tells the starter; false when there is nothing to serve. */
+static NOINLINE bool prepare(const struct options *options, int report) {
   char error[700] = "", line[800];
   own_process();
   bool ready = setsid() > 0 && chdir("/") == 0 && open_all(options, error, sizeof error) &&
@@ -256,22 +257,35 @@ static int serve(const struct options *options, int report) {
   prctl(PR_SET_PDEATHSIG, 0);
   bool told = write(report, line, (size_t)length) == length && read(report, line, 1) == 1;
   close(report);
-  if (!ready) return 1;
-  if (!told) {
-    setup_undo(options);
-    return 1;
-  }
+  if (ready && !told) setup_undo(options);
+  return ready && told;
+}
+
+static int serve(const struct options *options, int report) {
+  if (!prepare(options, report)) return 1;
   loop();
   client_farewell();
   if (monitor.pause > 0) kill(monitor.pause, SIGKILL);
   return 0;
 }
 
+/* Tells the daemon what the monitor says of its start. */
+static NOINLINE int pass_on(int report) {
+  char line[800];
+  ssize_t length = report < 0 ? -1 : read(report, line, sizeof line);
+  if (length <= 0) {
+    static const char lost[] = "error the monitor ended before it was ready\n";
+    memcpy(line, lost, sizeof lost - 1);
+    length = sizeof lost - 1;
+  }
+  if (write(1, line, (size_t)length) != length || strncmp(line, "ready ", 6) != 0) return 1;
+  return write(report, "", 1) == 1 ? 0 : 1;
+}
+
 /* The starter: the monitor dies with it until it is ready, so that a deadline can end both, and lives
  * on only when the daemon was told. */
 static int start(const struct options *options) {
   int report[2], null = open("/dev/null", O_RDWR | O_CLOEXEC);
-  char line[800];
   if (null < 0 || socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, report) != 0) return 1;
   pid_t pid = fork();
   if (pid == 0) {
@@ -282,14 +296,7 @@ static int start(const struct options *options) {
     _exit(serve(options, report[1]));
   }
   close(report[1]);
-  ssize_t length = pid < 0 ? -1 : read(report[0], line, sizeof line);
-  if (length <= 0) {
-    static const char lost[] = "error the monitor ended before it was ready\n";
-    memcpy(line, lost, sizeof lost - 1);
-    length = sizeof lost - 1;
-  }
-  if (write(1, line, (size_t)length) != length || strncmp(line, "ready ", 6) != 0) return 1;
-  return write(report[0], "", 1) == 1 ? 0 : 1;
+  return pass_on(pid < 0 ? -1 : report[0]);
 }
 
 int main(int argc, char **argv) {

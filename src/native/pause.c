@@ -35,7 +35,7 @@ static bool tell(const char *step) {
 
 /* In the new PID and mount namespaces. The program is run from a read-only mount of its own, which
  * stays with /proc/1/exe: all monitors of the node share the file. */
-static _Noreturn void become_pause(const char *id, int ready) {
+static NOINLINE _Noreturn void become_pause(const char *id, int ready) {
   char *argv[] = {"crib-pause", (char *)id, NULL}, *env[] = {NULL};
   char path[PATH_MAX] = "";
   const unsigned long flags = MS_REMOUNT | MS_BIND | MS_RDONLY | MS_NOSUID | MS_NODEV;

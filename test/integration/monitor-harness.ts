@@ -35,7 +35,7 @@ export const SANITIZER_REPORTS = join(tmpdir(), "crib-sanitizer-reports");
 const ROOT = join(import.meta.dir, "../..");
 /** The build script's. */
 const PRODUCT_FLAGS = [
-  ..."-std=c17 -Oz -static -s -Wall -Wextra -Werror -Wshadow".split(" "),
+  ..."-std=c17 -Oz -flto -static -s -Wall -Wextra -Werror -Wshadow".split(" "),
   ..."-fstack-protector-strong -fno-asynchronous-unwind-tables".split(" "),
   ..."-ffunction-sections -fdata-sections -Wl,--gc-sections".split(" "),
   ..."-Wl,--sort-section=alignment -Wl,-z,norelro".split(" "),
