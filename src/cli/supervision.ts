@@ -57,7 +57,9 @@ async function reload(
 
 /**
  * Tells the manager "WATCHDOG=1", several times within its interval, as long as `selfCheck` succeeds.
- * A daemon whose own socket does not answer goes silent and is started again.
+ * A daemon whose own socket does not answer goes silent and is started again. One that is only slow, on a
+ * node with too much to do, is not: an answer counts that comes before the interval is over, and after a
+ * failure it is asked again soon.
  *
  * @returns the way to end it.
  */
@@ -66,17 +68,20 @@ export function feedWatchdog(
   selfCheck: (deadlineMs: number) => Promise<void>,
 ): () => void {
   if (notifier.watchdogMs === undefined) return () => undefined;
-  const pauseMs = notifier.watchdogMs / 4;
+  const pauseMs = notifier.watchdogMs / 6;
+  const deadlineMs = notifier.watchdogMs / 2;
   let ended = false;
   const beat = async () => {
+    let nextMs = pauseMs;
     try {
-      await selfCheck(pauseMs);
+      await selfCheck(deadlineMs);
       if (!ended) await tell(notifier, "WATCHDOG=1");
     } catch (error) {
       if (ended) return;
       log().error({ error: messageOf(error) }, "watchdog: the daemon's own socket does not answer");
+      nextMs = pauseMs / 10;
     }
-    if (!ended) setTimeout(beat, pauseMs).unref();
+    if (!ended) setTimeout(beat, nextMs).unref();
   };
   void beat();
   return () => {
