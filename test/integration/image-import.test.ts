@@ -1,5 +1,4 @@
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "bun:test";
-import { execFileSync } from "node:child_process";
 import {
   appendFileSync,
   cpSync,
@@ -17,6 +16,7 @@ import { join } from "node:path";
 import { gzipSync, zstdCompressSync } from "node:zlib";
 import type { Image } from "../../src/image/images.ts";
 import { mount, unmount } from "../../src/linux/mount.ts";
+import { makeArchives, skopeo } from "../fixtures/archives.ts";
 import { openTestStore, type TestStore } from "../fixtures/image-store.ts";
 import {
   type Pushed,
@@ -33,21 +33,9 @@ let one: Pushed;
 let store: TestStore;
 const at = (name: string) => join(archives, name);
 
-function skopeo(from: string, to: string, ...more: string[]): void {
-  const flags = ["--insecure-policy", "--src-tls-verify=false"];
-  execFileSync("skopeo", ["copy", "-q", ...flags, ...more, `docker://${from}`, to], {
-    stdio: ["ignore", "ignore", "inherit"],
-  });
-}
-
 beforeAll(async () => {
   registry = await startRegistry();
-  archives = mkdtempSync(join(tmpdir(), "crib-archives-"));
-  const layers = [[{ name: "a", data: "first" }], [{ name: "b", data: "second" }]];
-  one = await pushImage(registry, "one:1", { layers, config: { Cmd: ["x"] } });
-  skopeo(one.name, `oci:${at("layout")}:example.com/one:1`);
-  skopeo(one.name, `oci-archive:${at("oci.tar")}:example.com/one:1`);
-  skopeo(one.name, `docker-archive:${at("docker.tar")}:example.com/one:1`);
+  ({ directory: archives, one } = await makeArchives(registry));
   writeFileSync(at("oci.tar.gz"), gzipSync(readFileSync(at("oci.tar"))));
   writeFileSync(at("docker.tar.zst"), zstdCompressSync(readFileSync(at("docker.tar"))));
 });

@@ -1,20 +1,18 @@
 /** The watched directory: what is imported from it, when, and for how long it is pinned. */
 import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "bun:test";
-import { execFileSync } from "node:child_process";
 import {
   cpSync,
   mkdirSync,
-  mkdtempSync,
   readdirSync,
   readFileSync,
   renameSync,
   rmSync,
   writeFileSync,
 } from "node:fs";
-import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { zstdCompressSync } from "node:zlib";
 import { Preload, type PreloadStore } from "../../src/image/preload.ts";
+import { makeArchives, skopeo } from "../fixtures/archives.ts";
 import { openTestStore, type TestStore } from "../fixtures/image-store.ts";
 import { type Pushed, pushImage, type Registry, startRegistry } from "../fixtures/registry.ts";
 
@@ -24,19 +22,9 @@ let one: Pushed;
 let store: TestStore;
 const at = (name: string) => join(archives, name);
 
-function skopeo(from: string, to: string): void {
-  const flags = ["--insecure-policy", "--src-tls-verify=false"];
-  execFileSync("skopeo", ["copy", "-q", ...flags, `docker://${from}`, to]);
-}
-
 beforeAll(async () => {
   registry = await startRegistry();
-  archives = mkdtempSync(join(tmpdir(), "crib-archives-"));
-  const layers = [[{ name: "a", data: "first" }], [{ name: "b", data: "second" }]];
-  one = await pushImage(registry, "one:1", { layers, config: { Cmd: ["x"] } });
-  skopeo(one.name, `oci:${at("layout")}:example.com/one:1`);
-  skopeo(one.name, `oci-archive:${at("oci.tar")}:example.com/one:1`);
-  skopeo(one.name, `docker-archive:${at("docker.tar")}:example.com/one:1`);
+  ({ directory: archives, one } = await makeArchives(registry));
   writeFileSync(at("docker.tar.zst"), zstdCompressSync(readFileSync(at("docker.tar"))));
 });
 beforeEach(async () => {
