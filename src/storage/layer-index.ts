@@ -3,7 +3,8 @@
  *
  * One line of JSON for each file, in the order of unpacking; a later line of the same path replaces an
  * earlier one, `["-", path]` takes one away with all below it, and `["x", path, …]` adds attributes. Paths
- * are latin1, which keeps every byte; they may lead through the layer's own symlinks. The checksum is there to find what a disk or a power cut has damaged, not what an attacker has.
+ * are latin1, which keeps every byte; they may lead through the layer's own symlinks. The checksum is there
+ * to find what a disk or a power cut has damaged, not what an attacker has.
  */
 import { closeSync, openSync, readSync } from "node:fs";
 import * as v from "valibot";
