@@ -47,7 +47,8 @@ const ARM64: Target = {
   output: "dist/crib-arm64",
 };
 
-const C_FLAGS = [
+/** Of the native helper. */
+export const C_FLAGS = [
   ..."-std=c17 -Oz -flto -static -s -Wall -Wextra -Werror -Wshadow".split(" "),
   // Each monitor's mapping holds the tables too, and nothing ever unwinds.
   ..."-fstack-protector-strong -fno-asynchronous-unwind-tables".split(" "),

@@ -12,7 +12,8 @@ import {
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { type CribOptions, startCrib } from "../fixtures/crib.ts";
-import { startNode, type TestNode, until } from "../fixtures/pods.ts";
+import { startNode, type TestNode } from "../fixtures/pods.ts";
+import { until } from "../fixtures/until.ts";
 
 let directory: string;
 let socket: string;

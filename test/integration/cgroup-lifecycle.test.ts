@@ -14,6 +14,7 @@ import {
   processes,
   removeCgroup,
 } from "../../src/linux/cgroup.ts";
+import { until } from "../fixtures/until.ts";
 
 const mountinfo = readFileSync("/proc/self/mountinfo", "utf8");
 const unifiedLine = mountinfo.split("\n").find((line) => line.includes(" - cgroup2 "));
@@ -28,11 +29,6 @@ function spawnSleeper(script = "exec sleep 300"): Bun.Subprocess {
   const child = Bun.spawn(["sh", "-c", script], { stdio: ["ignore", "ignore", "ignore"] });
   children.push(child);
   return child;
-}
-
-async function eventually(condition: () => boolean): Promise<void> {
-  for (let left = 500; left > 0 && !condition(); left -= 1) await Bun.sleep(10);
-  expect(condition()).toBe(true);
 }
 
 describe.each([...hosts])("on %s", (_, host) => {
@@ -118,7 +114,7 @@ describe("cgroup v1", () => {
         addProcess(host, path, child.pid);
         const file = `${cgroupDirectory(host, "freezer", path)}/freezer.state`;
         await Bun.write(file, "FROZEN");
-        await eventually(() => readFileSync(file, "utf8").trim() === "FROZEN");
+        await until("frozen", () => readFileSync(file, "utf8").trim() === "FROZEN");
         await killAll(host, path, 5_000);
         expect(processes(host, path)).toEqual([]);
       } finally {

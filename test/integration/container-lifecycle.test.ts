@@ -2,7 +2,8 @@ import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { existsSync, renameSync } from "node:fs";
 import { Signal } from "../../src/gen/runtime/v1/container_config_pb.ts";
 import { ContainerState } from "../../src/gen/runtime/v1/container_pb.ts";
-import { type MadePod, refusal, startNode, type TestNode, until } from "../fixtures/pods.ts";
+import { type MadePod, refusal, startNode, type TestNode } from "../fixtures/pods.ts";
+import { until } from "../fixtures/until.ts";
 
 let node: TestNode;
 let pod: MadePod;

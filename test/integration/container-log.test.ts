@@ -1,7 +1,8 @@
 /** Container logs as the kubelet and an operator meet them, through CRI. Needs root. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readFileSync, renameSync, rmSync, statSync } from "node:fs";
-import { startNode, type TestNode, until } from "../fixtures/pods.ts";
+import { startNode, type TestNode } from "../fixtures/pods.ts";
+import { until } from "../fixtures/until.ts";
 
 const ROTATIONS = 100;
 let node: TestNode;

@@ -11,7 +11,8 @@ import { detectCgroups } from "../../src/linux/cgroup.ts";
 import { dial } from "../../src/pod/dial.ts";
 import { OciRuntime } from "../../src/runtime/oci-runtime.ts";
 import type { StreamingBackend } from "../../src/streaming/channels.ts";
-import { buildMonitor, eventually, type Launch, read, TestPod } from "./monitor-harness.ts";
+import { until } from "../fixtures/until.ts";
+import { buildMonitor, type Launch, read, TestPod } from "./monitor-harness.ts";
 
 const POD = "pod1";
 let pod: TestPod;
@@ -114,7 +115,7 @@ test("an exec's streams, exit code and files", async () => {
   );
   const { bundle } = containerPaths(core, id);
   expect(bundle).toBe(pod.path(`containers/${id}`));
-  await eventually("its files are gone", () => readdirSync(bundle).join() === "config.json");
+  await until("its files are gone", () => readdirSync(bundle).join() === "config.json");
 });
 
 test("an attach ends well with its container, whatever the exit code", async () => {
@@ -136,7 +137,7 @@ test("without stdin_once an attach ends with its client's input, which the conta
   streams.stdin?.end("word\n");
   expect(await streams.ended).toEqual({ exitCode: 0 });
   streams.close();
-  await eventually("the container has it", () => pod.log(id).includes(" F word\n"));
+  await until("the container has it", () => pod.log(id).includes(" F word\n"));
 });
 
 test("a terminal is the container's own: a client's view of it counts for nothing", async () => {

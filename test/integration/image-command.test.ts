@@ -16,6 +16,7 @@ import { join, resolve } from "node:path";
 import { gzipSync } from "node:zlib";
 import { type RunningCrib, startCrib } from "../fixtures/crib.ts";
 import { type Pushed, pushImage, type Registry, startRegistry } from "../fixtures/registry.ts";
+import { until } from "../fixtures/until.ts";
 
 const CRIB = resolve(import.meta.dir, "../../dist/crib");
 let registry: Registry;
@@ -51,14 +52,6 @@ function images(argv: string[], input?: Buffer) {
   return { status: run.status, stdout: run.stdout.toString(), stderr: run.stderr.toString() };
 }
 const listed = () => JSON.parse(images(["list", "--json"]).stdout);
-async function until(what: string, condition: () => boolean): Promise<void> {
-  const end = performance.now() + 20_000;
-  while (!condition()) {
-    if (performance.now() > end) throw new Error(`${what}: not within 20 s\n${crib.log()}`);
-    await Bun.sleep(50);
-  }
-}
-
 test("import takes a relative path or standard input, and list shows what came; prune removes it", () => {
   expect(listed()).toEqual([]);
   const imported = images(["import", "app.tar"]);
@@ -117,7 +110,7 @@ test("the watched directory is imported while the daemon runs and when it starts
   writeFileSync(join(crib.root, "session"), "another boot\n");
   crib = await startCrib(options());
   await until("import at start", () => listed()[0]?.pinned === true);
-  expect(crib.log()).toContain("layers checked");
+  await until("the check of the layers", () => crib.log().includes("layers checked"));
 });
 
 test("what a power cut damaged is found and repaired at the next start, also when that is cut off", async () => {

@@ -6,9 +6,10 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { type RunningCrib, startCrib } from "../fixtures/crib.ts";
 import { randomOf } from "../fixtures/fuzz.ts";
-import { until } from "../fixtures/pods.ts";
+
 import { type Pushed, pushImage, type Registry, startRegistry } from "../fixtures/registry.ts";
 import { type RegistryProxy, startProxy } from "../fixtures/registry-proxy.ts";
+import { until } from "../fixtures/until.ts";
 
 const CRIB = resolve(import.meta.dir, "../../dist/crib");
 const noise = (bytes: number) => Buffer.from(crypto.getRandomValues(new Uint8Array(bytes)));

@@ -15,6 +15,7 @@ import { Preload, type PreloadStore } from "../../src/image/preload.ts";
 import { makeArchives, skopeo } from "../fixtures/archives.ts";
 import { openTestStore, type TestStore } from "../fixtures/image-store.ts";
 import { type Pushed, pushImage, type Registry, startRegistry } from "../fixtures/registry.ts";
+import { until } from "../fixtures/until.ts";
 
 let registry: Registry;
 let archives: string;
@@ -35,14 +36,6 @@ afterAll(async () => {
   await registry.stop();
   rmSync(archives, { recursive: true });
 });
-
-async function until(what: string, condition: () => boolean): Promise<void> {
-  const end = performance.now() + 20_000;
-  while (!condition()) {
-    if (performance.now() > end) throw new Error(`${what}: not within 20 s`);
-    await Bun.sleep(20);
-  }
-}
 
 test("archives of the watched directory are imported and pinned, at start and when they appear", async () => {
   const directory = join(store.directory, "preload");

@@ -8,9 +8,9 @@ import {
   refusal,
   startNode,
   type TestNode,
-  until,
 } from "../fixtures/pods.ts";
 import { type Pushed, pushImage } from "../fixtures/registry.ts";
+import { until } from "../fixtures/until.ts";
 
 let node: TestNode;
 let pod: MadePod;

@@ -2,7 +2,8 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readdirSync, statSync } from "node:fs";
 import type { Live } from "../../src/monitor/client.ts";
-import { buildMonitor, eventually, parseLog, read, TestPod } from "./monitor-harness.ts";
+import { until } from "../fixtures/until.ts";
+import { buildMonitor, parseLog, read, TestPod } from "./monitor-harness.ts";
 
 let pod: TestPod;
 
@@ -29,7 +30,7 @@ function listen(live: Live<void>): { text(): string; until(part: string): Promis
   });
   return {
     text: () => text,
-    until: (part) => eventually(`${part} in ${text}`, () => text.includes(part)),
+    until: (part) => until(`${part} in ${text}`, () => text.includes(part)),
   };
 }
 
@@ -38,7 +39,7 @@ const log = (id: string) => parseLog(pod.log(id)).map(({ content }) => content);
 test("a client sees what comes from now on, each stream on its own, until the end", async () => {
   const script = "echo before; read x; echo out $x; echo err $x >&2; exit 3";
   const id = await pod.run({ args: ["sh", "-c", script], stdin: true });
-  await eventually("its first line", () => log(id).includes("before"));
+  await until("its first line", () => log(id).includes("before"));
   const live = await pod.monitor.attach(id, ALL);
   live.io?.write("hello\n");
   const [out, err] = await Promise.all([read(live.io), read(live.stderr), live.ended]);
@@ -104,7 +105,7 @@ test("without it the container's stdin stays open when clients end", async () =>
   for (const word of ["one\n", "two\n"]) {
     const live = await pod.monitor.attach(id, ALL);
     live.io?.end(word);
-    await eventually("it comes back", () => log(id).includes(word.trim()));
+    await until("it comes back", () => log(id).includes(word.trim()));
     live.close();
   }
   await pod.monitor.kill(id, 9);
@@ -160,11 +161,11 @@ test("a client that does not read holds up nobody, and is cut off", async () => 
   const ear = listen(reader);
   const other = await pod.run({ args: ["sh", "-c", "seq 1 1000; sleep 1000"] });
   stalled.io?.write("\n");
-  await eventually("other containers' logs go on", () => log(other).length === 1000);
+  await until("other containers' logs go on", () => log(other).length === 1000);
   expect(await code(stalled.ended)).toBe("ResourceExhausted");
   await ear.until("\n1000000\n");
   expect(ear.text().length).toBe(6_888_896);
-  await eventually("the log is whole", () => log(id).at(-1) === "1000000");
+  await until("the log is whole", () => log(id).at(-1) === "1000000");
   stalled.close();
   reader.close();
   for (const each of [id, other]) {
@@ -203,7 +204,7 @@ test("a client that reads too slowly is cut off and told, and the log is whole",
   expect(await code(live.ended)).toBe("ResourceExhausted");
   // 40 bytes before each line.
   const whole = 5 * (200_000 * 40 + 1_288_895);
-  await eventually("the log is whole", () => statSync(pod.logPath(id)).size === whole);
+  await until("the log is whole", () => statSync(pod.logPath(id)).size === whole);
   live.close();
   for (const timer of timers) clearTimeout(timer);
   await pod.monitor.kill(id, 9);
@@ -215,9 +216,9 @@ test("a client that does not read does not keep a container from obeying its sto
   const id = await pod.run({ args: ["sh", "-c", script], stdin: true });
   const live = await pod.monitor.attach(id, ALL);
   live.io?.pause();
-  await eventually("it runs", () => log(id).includes("on"));
+  await until("it runs", () => log(id).includes("on"));
   live.io?.write("\n");
-  await eventually("it has begun", () => log(id).length > 50_000);
+  await until("it has begun", () => log(id).length > 50_000);
   await pod.monitor.kill(id, 15);
   expect(await pod.exited(id)).toMatchObject({ exitCode: 5 });
   expect(log(id).at(-1)).toBe("50000");
@@ -235,7 +236,7 @@ test("what a client that has gone said to a container that does not listen is dr
     await Bun.sleep(10);
     live.close();
   }
-  await eventually("no more descriptors than before", () => descriptors() === before);
+  await until("no more descriptors than before", () => descriptors() === before);
   await pod.monitor.kill(id, 9);
   await pod.exited(id);
 }, 30_000);
@@ -290,7 +291,7 @@ test("many attaches leave nothing behind", async () => {
     for (const live of lives) live.close();
     await Promise.all(lives.map((live) => live.ended));
   }
-  await eventually("no more descriptors than before", () => descriptors() === before);
+  await until("no more descriptors than before", () => descriptors() === before);
   await pod.monitor.kill(id, 9);
   await pod.exited(id);
 });

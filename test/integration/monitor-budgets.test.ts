@@ -1,9 +1,11 @@
 /** What a monitor may cost, as far as it does not depend on how fast the machine is. Needs root. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
+import { isDeepStrictEqual } from "node:util";
 import { pssKib } from "../bench/memory.ts";
 import { type MadePod, startNode, type TestNode } from "../fixtures/pods.ts";
-import { buildMonitor, eventually, parseLog, read, TestPod } from "./monitor-harness.ts";
+import { until } from "../fixtures/until.ts";
+import { buildMonitor, parseLog, read, TestPod } from "./monitor-harness.ts";
 
 /** After this long a monitor has given back what it does not need. */
 const REST_MS = 2_500;
@@ -39,6 +41,15 @@ function switches(pid: number): number {
 function childrenOf(pid: number): number[] {
   const text = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8");
   return text.trim().split(" ").filter(Boolean).map(Number);
+}
+
+/** What it runs; "" when it has ended. */
+function programOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8");
+  } catch {
+    return "";
+  }
 }
 
 const threadsOf = (pid: number) => readdirSync(`/proc/${pid}/task`).length;
@@ -95,7 +106,7 @@ test("execs of each kind and attaches leave no memory, process, thread or descri
     for (let round = 0; round < EXECS; round++) await bustle(pod, id);
     await Bun.sleep(REST_MS);
     expect(pssKib(pid)).toBeLessThanOrEqual(before.pss);
-    await eventually("no more descriptors", () => descriptors() === before.descriptors);
+    await until("no more descriptors", () => descriptors() === before.descriptors);
     expect(childrenOf(pid)).toEqual(before.children);
     expect(threadsOf(pid)).toBe(1);
   } finally {
@@ -118,10 +129,10 @@ test("while an exec runs there is its process, and nothing else", async () => {
     ];
     for (const live of running) await new Promise((resolve) => live.io?.once("data", resolve));
     const others = () => childrenOf(pod.monitor.pid).filter((child) => child !== record?.pid);
+    const programs = () => others().map((child) => programOf(child));
+    const expected = running.map(() => "sh\0-c\0echo on; read x\0");
     // The process may speak while the OCI runtime that made it is still ending.
-    await eventually("no process of the OCI runtime", () => others().length === running.length);
-    const programs = others().map((child) => readFileSync(`/proc/${child}/cmdline`, "utf8"));
-    expect(programs).toEqual(running.map(() => "sh\0-c\0echo on; read x\0"));
+    await until("no process of the OCI runtime", () => isDeepStrictEqual(programs(), expected));
     for (const live of running) {
       live.io?.write("\n");
       await live.ended;

@@ -11,7 +11,8 @@ import {
   writeFileSync,
 } from "node:fs";
 import { readExitRecords } from "../../src/monitor/exits.ts";
-import { buildMonitor, eventually, parseLog, TestPod } from "./monitor-harness.ts";
+import { until } from "../fixtures/until.ts";
+import { buildMonitor, parseLog, TestPod } from "./monitor-harness.ts";
 
 let binary: string;
 let pod: TestPod;
@@ -116,10 +117,10 @@ describe("how a container ends", () => {
     try {
       pod.start(id);
       if (!isOom) process.kill(pid, "SIGKILL");
-      await eventually("it is dead", () => /^State:\tZ/m.test(readText(`/proc/${pid}/status`)));
+      await until("it is dead", () => /^State:\tZ/m.test(readText(`/proc/${pid}/status`)));
       const cgroup = `/sys/fs/cgroup/memory${pod.cgroup}/${id}`;
-      await eventually("its cgroup is gone", () => spawnSync("rmdir", [cgroup]).status === 0);
-      await eventually("the kernel has told", () => notices(monitor) >= (isOom ? 2 : 1));
+      await until("its cgroup is gone", () => spawnSync("rmdir", [cgroup]).status === 0);
+      await until("the kernel has told", () => notices(monitor) >= (isOom ? 2 : 1));
     } finally {
       process.kill(monitor, "SIGCONT");
     }
@@ -145,7 +146,7 @@ describe("how a container ends", () => {
         expect(await exit).toMatchObject({ exitCode: 137 });
         expect(readText(path(id)) !== "").toBe(isRelieved);
         rmSync(`${disk}/ballast`, { force: true });
-        await eventually("the record", () => readText(path(id)) !== "");
+        await until("the record", () => readText(path(id)) !== "");
       }
     } finally {
       await other.dispose();
@@ -214,18 +215,18 @@ describe("creation", () => {
     const argv = ["/bin/sh", "-c", script];
     const created = await pod.monitor.create({ ...request, argv, deadlineMs: 500 });
     expect(created).toMatchObject({ pid: 0, exitStatus: 137 });
-    await eventually("it is gone", () => findProcess("sleep\x005432\x00") === undefined);
+    await until("it is gone", () => findProcess("sleep\x005432\x00") === undefined);
   });
 
   test("one under way can be forgotten: its runtime is ended first", async () => {
     const request = pod.createRequest("cancelled", { args: ["true"] });
     const argv = ["/bin/sh", "-c", "sleep 6543; true"];
     const creation = pod.monitor.create({ ...request, argv });
-    await eventually("the runtime works", () => findProcess("sleep\x006543\x00"));
+    await until("the runtime works", () => findProcess("sleep\x006543\x00"));
     await pod.monitor.forget("cancelled");
     expect(await creation).toMatchObject({ pid: 0, startError: "the container was forgotten" });
     expect((await pod.monitor.list()).map((record) => record.id)).not.toContain("cancelled");
-    await eventually("it is gone", () => findProcess("sleep\x006543\x00") === undefined);
+    await until("it is gone", () => findProcess("sleep\x006543\x00") === undefined);
   });
 
   test("two containers cannot have one id", async () => {

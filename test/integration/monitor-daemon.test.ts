@@ -15,7 +15,8 @@ import {
   Request,
 } from "../../src/monitor/protocol.ts";
 import { startMonitor } from "../../src/monitor/start.ts";
-import { buildMonitor, DEADLINE_MS, eventually, parseLog, TestPod } from "./monitor-harness.ts";
+import { until } from "../fixtures/until.ts";
+import { buildMonitor, DEADLINE_MS, parseLog, TestPod } from "./monitor-harness.ts";
 
 let binary: string;
 let pod: TestPod;
@@ -44,7 +45,7 @@ test("a daemon that went and came back finds everything", async () => {
   const { pid } = pod.monitor;
   pod.monitor.disconnect();
   await pod.monitor.closed;
-  await eventually("the exit record", () => readdirSync(`${pod.directory}/exits`).includes(gone));
+  await until("the exit record", () => readdirSync(`${pod.directory}/exits`).includes(gone));
   await adopt();
   expect(pod.monitor.pid).toBe(pid);
   expect(pod.monitor.podId).toBe("testpod");
@@ -53,7 +54,7 @@ test("a daemon that went and came back finds everything", async () => {
   expect(records.find((record) => record.id === stays)).toMatchObject({ id: stays });
   expect(records.find((record) => record.id === stays)?.exit).toBeUndefined();
   expect(parseLog(pod.log(gone)).map((record) => record.content)).toEqual(["meanwhile"]);
-  await eventually("its log goes on", () => pod.log(stays).includes("two"));
+  await until("its log goes on", () => pod.log(stays).includes("two"));
   expect((await pod.exec(stays, ["echo", "hello"])).stdout).toBe("hello\n");
   await pod.monitor.kill(stays, 15);
   await pod.monitor.kill(stays, 9);
@@ -92,10 +93,10 @@ test("the execs of a vanished daemon are killed", async () => {
         return false;
       }
     });
-  await eventually("the exec runs", find);
+  await until("the exec runs", find);
   pod.monitor.disconnect();
   expect(await failed).toBe("Unavailable");
-  await eventually("the exec is gone", () => find() === undefined);
+  await until("the exec is gone", () => find() === undefined);
   await adopt();
   await pod.monitor.kill(id, 9);
   await pod.exited(id);
@@ -159,7 +160,7 @@ test("a daemon that does not read gets everything in the end, and stops no log",
   for (let request = 4; request < 20_000; request++) {
     socket.write(encodeEmpty(request, Request.list));
   }
-  await eventually("the log is whole", () => pod.log(id).includes(" F 100000\n"));
+  await until("the log is whole", () => pod.log(id).includes(" F 100000\n"));
   await Bun.sleep(500);
   const bytes = new Map([
     [2, 0],

@@ -4,7 +4,8 @@ import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import type { Duplex } from "node:stream";
-import { buildMonitor, eventually, read, TestPod } from "./monitor-harness.ts";
+import { until } from "../fixtures/until.ts";
+import { buildMonitor, read, TestPod } from "./monitor-harness.ts";
 
 /**
  * Ports: 7 echoes, 9 is silent, 19 says much, 70 speaks IPv6 only, 71 answers when its client has ended, 73
@@ -187,5 +188,5 @@ test("300 at once, among them some that do not read, or are reset", async () => 
 
 test("they leave no descriptor behind", async () => {
   const descriptors = () => readdirSync(`/proc/${pod.monitor.pid}/fd`).length;
-  await eventually("all are closed", () => descriptors() < 12);
+  await until("all are closed", () => descriptors() < 12);
 });

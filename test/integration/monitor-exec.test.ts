@@ -1,7 +1,8 @@
 /** Exec through a real monitor and runc. Needs root. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
-import { buildMonitor, eventually, read, TestPod } from "./monitor-harness.ts";
+import { until } from "../fixtures/until.ts";
+import { buildMonitor, read, TestPod } from "./monitor-harness.ts";
 
 let pod: TestPod;
 let id: string;
@@ -59,7 +60,7 @@ test("a timeout kills the process and what it started", async () => {
   const script = "sleep 4321 & echo started; sleep 4321; echo never";
   const result = await pod.exec(id, ["sh", "-c", script], { timeoutMs: 500 });
   expect(result).toMatchObject({ timedOut: true, exitCode: 137, signal: 9, stdout: "started\n" });
-  await eventually("no sleep 4321 is left", () => {
+  await until("no sleep 4321 is left", () => {
     const left = readdirSync("/proc").filter((name) => {
       try {
         return readFileSync(`/proc/${name}/cmdline`, "utf8") === "sleep\x004321\x00";
@@ -132,7 +133,7 @@ test("a storm of orphans is reaped at once and costs no exec its exit code", asy
   await pod.monitor.kill(storm, 9);
   await pod.exited(storm);
   expect(6 * pod.log(storm).split("\n").length).toBeGreaterThan(1_000);
-  await eventually("only the other container is a child", () => children().length === 1);
+  await until("only the other container is a child", () => children().length === 1);
 });
 
 test("more execs at once than there is room for are refused", async () => {
@@ -171,7 +172,7 @@ test("200 execs leave no descriptor, no child and no memory behind", async () =>
     const text = readFileSync(`/proc/${pod.monitor.pid}/status`, "utf8");
     return Number(/RssAnon:\s+(\d+)/.exec(text)?.[1]);
   };
-  const quiet = () => eventually("only the container is a child", () => children().length === 1);
+  const quiet = () => until("only the container is a child", () => children().length === 1);
   await pod.exec(id, ["true"]);
   await quiet();
   await Bun.sleep(2500); // the monitor gives its buffers back when it is idle

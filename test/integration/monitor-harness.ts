@@ -15,6 +15,7 @@ import {
 import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import type { Readable } from "node:stream";
+import { C_FLAGS } from "../../src/build.ts";
 import { adoptMonitor } from "../../src/monitor/adopt.ts";
 import type { Live, Monitor } from "../../src/monitor/client.ts";
 import { type MonitorOptions, startMonitor } from "../../src/monitor/start.ts";
@@ -33,13 +34,6 @@ const CGROUPS = ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"].filter((path) => exi
 /** Where a sanitized helper says what is wrong with it: it has no standard error. */
 export const SANITIZER_REPORTS = join(tmpdir(), "crib-sanitizer-reports");
 const ROOT = join(import.meta.dir, "../..");
-/** The build script's. */
-const PRODUCT_FLAGS = [
-  ..."-std=c17 -Oz -flto -static -s -Wall -Wextra -Werror -Wshadow".split(" "),
-  ..."-fstack-protector-strong -fno-asynchronous-unwind-tables".split(" "),
-  ..."-ffunction-sections -fdata-sections -Wl,--gc-sections".split(" "),
-  ..."-Wl,--sort-section=alignment -Wl,-z,norelro".split(" "),
-];
 const SANITIZER_FLAGS = [
   ..."-std=c17 -g -O1 -Wall -Wextra -Werror".split(" "),
   ..."-fsanitize=address,undefined -fno-sanitize-recover=all".split(" "),
@@ -52,7 +46,7 @@ const SANITIZER_FLAGS = [
 export function buildMonitor(): string {
   const files = [...new Bun.Glob("src/native/*.[ch]").scanSync({ cwd: ROOT })].sort();
   const sanitized = process.env.CRIB_TEST_SANITIZED === "1";
-  if (!sanitized) return compileMonitor("musl-gcc", PRODUCT_FLAGS, files);
+  if (!sanitized) return compileMonitor("musl-gcc", C_FLAGS, files);
   mkdirSync(SANITIZER_REPORTS, { recursive: true });
   // A monitor has no environment, and nothing on a heap that could leak. Handlers of signals would make
   // those that the kernel drops deadly.
@@ -362,19 +356,6 @@ export async function read(stream: Readable | undefined): Promise<string> {
   const chunks: Uint8Array[] = [];
   for await (const chunk of stream) chunks.push(chunk);
   return Buffer.concat(chunks).toString();
-}
-
-/** Waits until `condition` holds, for things that the kernel does on its own time. */
-export async function eventually<T>(
-  what: string,
-  condition: () => T | undefined | false,
-): Promise<T> {
-  for (let tries = 0; tries < 500; tries++) {
-    const value = condition();
-    if (value !== undefined && value !== false) return value;
-    await Bun.sleep(20);
-  }
-  throw new Error(`never: ${what}`);
 }
 
 /** The CRI log's records: stream, tag and content of each line. */

@@ -4,13 +4,8 @@ import { existsSync, readdirSync, readFileSync, readlinkSync, rmdirSync } from "
 import { dirname, join } from "node:path";
 import { detectCgroups } from "../../src/linux/cgroup.ts";
 import { readHost } from "../../src/linux/host.ts";
-import {
-  type MadeContainer,
-  type MadePod,
-  startNode,
-  type TestNode,
-  until,
-} from "../fixtures/pods.ts";
+import { type MadeContainer, type MadePod, startNode, type TestNode } from "../fixtures/pods.ts";
+import { until } from "../fixtures/until.ts";
 import { buildMonitor, read, TestPod } from "./monitor-harness.ts";
 
 let node: TestNode;

@@ -10,7 +10,8 @@ import {
   writeFileSync,
   writeSync,
 } from "node:fs";
-import { buildMonitor, eventually, parseLog, TestPod } from "./monitor-harness.ts";
+import { until } from "../fixtures/until.ts";
+import { buildMonitor, parseLog, TestPod } from "./monitor-harness.ts";
 
 let pod: TestPod;
 
@@ -85,7 +86,7 @@ test("a directory that vanishes costs what is written meanwhile, and the log is 
     logPath: `${directory}/0.log`,
   });
   fifo.say("before");
-  await eventually("the first line", () => readFileSync(`${directory}/0.log`, "utf8") !== "");
+  await until("the first line", () => readFileSync(`${directory}/0.log`, "utf8") !== "");
   rmSync(pod.path("logs"), { recursive: true });
   const dropped = async () =>
     (await pod.monitor.list()).find((record) => record.id === id)?.droppedLogBytes ?? 0n;
@@ -95,7 +96,7 @@ test("a directory that vanishes costs what is written meanwhile, and the log is 
   }
   expect(existsSync(directory)).toBe(false);
   mkdirSync(directory, { recursive: true });
-  await eventually("the log again", () => {
+  await until("the log again", () => {
     fifo.say("again");
     return existsSync(`${directory}/0.log`);
   });

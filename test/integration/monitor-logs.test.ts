@@ -9,7 +9,8 @@ import {
   renameSync,
   writeFileSync,
 } from "node:fs";
-import { buildMonitor, eventually, parseLog, TestPod } from "./monitor-harness.ts";
+import { until } from "../fixtures/until.ts";
+import { buildMonitor, parseLog, TestPod } from "./monitor-harness.ts";
 
 let pod: TestPod;
 
@@ -75,7 +76,7 @@ test("reopening under load loses nothing and tears no line", async () => {
     renameSync(pod.logPath(id), part);
     parts.push(part);
     await pod.monitor.reopenLog(id).catch(() => {});
-    await eventually("the log is there again", () => {
+    await until("the log is there again", () => {
       if (pod.exits.has(id)) return true;
       try {
         return readFileSync(pod.logPath(id)) !== undefined;
@@ -132,13 +133,13 @@ test.each([false, true])(
     const stop = `/tmp/stop-${tty}`;
     const id = await pod.run({ args: ["sh", "-c", COUNTING, stop], tty });
     const parts: string[] = [];
-    await eventually("its first lines", () => pod.log(id).length > 100_000);
+    await until("its first lines", () => pod.log(id).length > 100_000);
     for (let rotation = 0; rotation < 100; rotation++) {
       const part = pod.path(`${id}.log.${rotation}`);
       renameSync(pod.logPath(id), part);
       parts.push(part);
       await pod.monitor.reopenLog(id);
-      await eventually("more", () => pod.log(id).length > 20_000);
+      await until("more", () => pod.log(id).length > 20_000);
     }
     writeFileSync(pod.path(`rootfs${stop}`), "");
     await pod.exited(id);
@@ -160,8 +161,8 @@ test.each([false, true])(
 
 test("the log of a container that closed its output can be rotated too", async () => {
   const id = await pod.run({ args: ["sh", "-c", "echo x; exec sleep 1000 >/tmp/o 2>/tmp/e"] });
-  await eventually("the line", () => pod.log(id).includes("x"));
-  await eventually("the end of its output", () => {
+  await until("the line", () => pod.log(id).includes("x"));
+  await until("the end of its output", () => {
     const fds = readdirSync(`/proc/${pod.monitor.pid}/fd`);
     return !fds.some((fd) => linkOf(`/proc/${pod.monitor.pid}/fd/${fd}`) === pod.logPath(id));
   });
@@ -184,7 +185,7 @@ test("a reopen that fails keeps the old file", async () => {
   const id = await pod.run({
     args: ["sh", "-c", "echo before; sleep 1; echo after"],
   });
-  await eventually("the first line", () => pod.log(id).includes("before"));
+  await until("the first line", () => pod.log(id).includes("before"));
   renameSync(pod.logPath(id), pod.path("kept.log"));
   mkdirSync(pod.logPath(id));
   await expect(pod.monitor.reopenLog(id)).rejects.toThrow("Is a directory");

@@ -10,7 +10,8 @@ import {
   readlinkSync,
   statSync,
 } from "node:fs";
-import { buildMonitor, DEADLINE_MS, eventually, parseLog, TestPod } from "./monitor-harness.ts";
+import { until } from "../fixtures/until.ts";
+import { buildMonitor, DEADLINE_MS, parseLog, TestPod } from "./monitor-harness.ts";
 
 let binary: string;
 let pod: TestPod;
@@ -145,8 +146,8 @@ test("its PID namespace ends with the monitor, however that ends", async () => {
         return true;
       }
     };
-    await eventually("the pause is gone", () => dead(pausePid));
-    await eventually("the container is gone", () => dead(record?.pid));
+    await until("the pause is gone", () => dead(pausePid));
+    await until("the container is gone", () => dead(record?.pid));
   } finally {
     await other.dispose();
   }
@@ -156,7 +157,7 @@ test("shutdown ends monitor and pause and leaves the pins to the caller", async 
   const other = await TestPod.start(binary, {}, ["net", "pid"]);
   const { pid, pausePid } = other.monitor;
   await other.monitor.shutdown();
-  await eventually(
+  await until(
     "both are gone",
     () => !existsSync(`/proc/${pid}`) && !existsSync(`/proc/${pausePid}`),
   );
@@ -193,8 +194,8 @@ test("a monitor whose starter could not tell the daemon undoes itself", async ()
   const args = ["--id", "untold", "--directory", directory, "--net", pin];
   const { status } = spawnSync("sh", ["-c", 'exec "$0" "$@" > /dev/full', binary, ...args]);
   expect(status).toBe(1);
-  await eventually("the pin is gone", () => !existsSync(pin));
-  await eventually("the monitor is gone", () =>
+  await until("the pin is gone", () => !existsSync(pin));
+  await until("the monitor is gone", () =>
     readdirSync("/proc").every((name) => {
       try {
         return !readFileSync(`/proc/${name}/cmdline`, "utf8").includes(directory);

@@ -1,14 +1,8 @@
 /** Execs with live streams, through a real monitor and runc. Needs root. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readdirSync, readFileSync } from "node:fs";
-import {
-  buildMonitor,
-  eventually,
-  findProcess,
-  parseLog,
-  read,
-  TestPod,
-} from "./monitor-harness.ts";
+import { until } from "../fixtures/until.ts";
+import { buildMonitor, findProcess, parseLog, read, TestPod } from "./monitor-harness.ts";
 
 let pod: TestPod;
 let id: string;
@@ -80,12 +74,12 @@ test("a terminal is one, has its size, and hears the client", async () => {
   live.resize({ columns: 1, rows: 1 });
   live.resize({ columns: 101, rows: 37 });
   live.io?.write("hello\n");
-  await eventually("its answers", () => out.includes("ready\r\n"));
+  await until("its answers", () => out.includes("ready\r\n"));
   expect(out).toContain("/dev/pts/");
   expect(out).toContain("37 101\r\n");
   expect(out).toContain("got hello\r\n");
   live.resize({ columns: 80, rows: 25 });
-  await eventually("a new size is told", () => out.includes("25 80\r\n"));
+  await until("a new size is told", () => out.includes("25 80\r\n"));
   live.close();
 });
 
@@ -158,9 +152,9 @@ test("a background child that keeps the output does not hold the end", async () 
 test("a client that is gone hangs up a terminal", async () => {
   const wants = { stdin: true, stdout: true, tty: true };
   const live = await pod.execLive(id, ["sh", "-c", "sleep 6541"], wants);
-  await eventually("the process runs", () => findProcess("sleep", "6541"));
+  await until("the process runs", () => findProcess("sleep", "6541"));
   live.close();
-  await eventually("the process is gone", () => findProcess("sleep", "6541") === undefined);
+  await until("the process is gone", () => findProcess("sleep", "6541") === undefined);
   expect(await live.ended).toMatchObject({ signal: 1 });
 });
 
@@ -197,7 +191,7 @@ test("execs with streams outlive their daemon as they outlive a client", async (
   live.close();
   expect(await live.ended.catch((error) => error.code)).toBe("Unavailable");
   await pod.adopt();
-  await eventually("it has ended well", () => {
+  await until("it has ended well", () => {
     try {
       return readFileSync(`${pod.root}/rootfs/tmp/outlived`, "utf8") === "end\n";
     } catch {
@@ -209,10 +203,10 @@ test("execs with streams outlive their daemon as they outlive a client", async (
 test("a caller that is gone takes its exec along", async () => {
   const abort = new AbortController();
   const running = pod.exec(id, ["sh", "-c", "sleep 6543 & sleep 6543"], { signal: abort.signal });
-  await eventually("it runs", () => findProcess("sleep", "6543"));
+  await until("it runs", () => findProcess("sleep", "6543"));
   abort.abort();
   expect(await running).toMatchObject({ exitCode: 137, signal: 9 });
-  await eventually("it is gone", () => findProcess("sleep", "6543") === undefined);
+  await until("it is gone", () => findProcess("sleep", "6543") === undefined);
 });
 
 test("100 at once, each with its own", async () => {
@@ -235,10 +229,7 @@ test("500 execs leave no descriptor, no child and no memory behind", async () =>
   const memory = () => Number(/RssAnon:\s+(\d+)/.exec(monitorFile("status"))?.[1]);
   const task = `task/${pod.monitor.pid}/children`;
   const quiet = () =>
-    eventually(
-      "only the container is a child",
-      () => monitorFile(task).trim().split(" ").length === 1,
-    );
+    until("only the container is a child", () => monitorFile(task).trim().split(" ").length === 1);
   const round = async (tty: boolean) => {
     const wants = { stdin: true, stdout: true, stderr: !tty, tty };
     const live = await pod.execLive(id, ["echo", "x"], wants);

@@ -16,7 +16,8 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { PodSandboxState } from "../../src/gen/runtime/v1/pod_sandbox_pb.ts";
-import { refusal, startNode, type TestNode, until } from "../fixtures/pods.ts";
+import { refusal, startNode, type TestNode } from "../fixtures/pods.ts";
+import { until } from "../fixtures/until.ts";
 import { compileMonitor } from "./monitor-harness.ts";
 
 /** The last one before streams: no terminals, attach, dials; it says nothing of a dead pause. */

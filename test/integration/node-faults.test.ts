@@ -10,8 +10,8 @@ import {
   refusal,
   startNode,
   type TestNode,
-  until,
 } from "../fixtures/pods.ts";
+import { until } from "../fixtures/until.ts";
 
 let node: TestNode | undefined;
 const mounted: string[] = [];

@@ -4,7 +4,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type RunningCrib, startCrib } from "../fixtures/crib.ts";
-import { until } from "../fixtures/pods.ts";
+import { until } from "../fixtures/until.ts";
 
 /** Writes each datagram as a line. Bun has no datagram sockets of this kind, Perl has. */
 const MANAGER = `

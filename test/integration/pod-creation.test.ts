@@ -1,6 +1,7 @@
 /** Creation is a job: retried, joined, handed over, or refused, over CRI with clients that give up. */
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
-import { refusal, startNode, type TestNode, until } from "../fixtures/pods.ts";
+import { refusal, startNode, type TestNode } from "../fixtures/pods.ts";
+import { until } from "../fixtures/until.ts";
 
 let node: TestNode;
 

@@ -2,7 +2,8 @@ import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { existsSync } from "node:fs";
 import { ContainerState } from "../../src/gen/runtime/v1/container_pb.ts";
 import { PodSandboxState } from "../../src/gen/runtime/v1/pod_sandbox_pb.ts";
-import { refusal, startNode, type TestNode, until } from "../fixtures/pods.ts";
+import { refusal, startNode, type TestNode } from "../fixtures/pods.ts";
+import { until } from "../fixtures/until.ts";
 
 let node: TestNode;
 

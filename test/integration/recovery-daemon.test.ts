@@ -5,7 +5,8 @@ import { join } from "node:path";
 import { ContainerState } from "../../src/gen/runtime/v1/container_pb.ts";
 import { PodSandboxState } from "../../src/gen/runtime/v1/pod_sandbox_pb.ts";
 import { NamespaceMode } from "../../src/gen/runtime/v1/security_pb.ts";
-import { type MadeContainer, refusal, startNode, type TestNode, until } from "../fixtures/pods.ts";
+import { type MadeContainer, refusal, startNode, type TestNode } from "../fixtures/pods.ts";
+import { until } from "../fixtures/until.ts";
 
 let node: TestNode;
 

@@ -8,7 +8,8 @@ import { ContainerState } from "../../src/gen/runtime/v1/container_pb.ts";
 import { PodSandboxState } from "../../src/gen/runtime/v1/pod_sandbox_pb.ts";
 import { NamespaceMode } from "../../src/gen/runtime/v1/security_pb.ts";
 import { mountsBelow } from "../fixtures/leftovers.ts";
-import { type MadePod, refusal, startNode, type TestNode, until } from "../fixtures/pods.ts";
+import { type MadePod, refusal, startNode, type TestNode } from "../fixtures/pods.ts";
+import { until } from "../fixtures/until.ts";
 
 let node: TestNode;
 

@@ -4,9 +4,10 @@ import { chmodSync, mkdirSync, mkdtempSync, readdirSync, rmSync, writeFileSync }
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { ContainerState } from "../../src/gen/runtime/v1/container_pb.ts";
-import { refusal, startNode, type TestNode, until } from "../fixtures/pods.ts";
+import { refusal, startNode, type TestNode } from "../fixtures/pods.ts";
 import { pushImage } from "../fixtures/registry.ts";
 import { type RegistryProxy, startProxy } from "../fixtures/registry-proxy.ts";
+import { until } from "../fixtures/until.ts";
 
 let node: TestNode | undefined;
 let proxy: RegistryProxy | undefined;

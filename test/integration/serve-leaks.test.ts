@@ -1,8 +1,9 @@
 /** A daemon that has made and removed many pods holds what it held before. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { readdirSync, readFileSync, readlinkSync } from "node:fs";
-import { startNode, type TestNode, until } from "../fixtures/pods.ts";
+import { startNode, type TestNode } from "../fixtures/pods.ts";
 import { SpdyClient } from "../fixtures/spdy-client.ts";
+import { until } from "../fixtures/until.ts";
 import { RawWebSocket } from "../fixtures/websocket.ts";
 
 const CYCLES = 30;

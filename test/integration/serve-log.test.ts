@@ -2,7 +2,8 @@
 import { expect, test } from "bun:test";
 import * as v from "valibot";
 import { startCrib } from "../fixtures/crib.ts";
-import { refusal, startNode, until } from "../fixtures/pods.ts";
+import { refusal, startNode } from "../fixtures/pods.ts";
+import { until } from "../fixtures/until.ts";
 
 const Line = v.looseObject({
   level: v.number(),

@@ -13,7 +13,6 @@ import {
   refusal,
   startNode,
   type TestNode,
-  until,
 } from "../fixtures/pods.ts";
 import {
   controlFrame,
@@ -24,6 +23,7 @@ import {
   u32,
 } from "../fixtures/spdy-client.ts";
 import { feed, flood, haveClients } from "../fixtures/streaming-clients.ts";
+import { until } from "../fixtures/until.ts";
 import { RawWebSocket } from "../fixtures/websocket.ts";
 
 const test = declare.skipIf(!haveClients);

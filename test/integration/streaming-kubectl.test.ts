@@ -4,13 +4,7 @@ import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { makeCa, makeCertificate } from "../fixtures/certificates.ts";
 import { Crictl } from "../fixtures/crictl.ts";
-import {
-  type MadeContainer,
-  type MadePod,
-  startNode,
-  type TestNode,
-  until,
-} from "../fixtures/pods.ts";
+import { type MadeContainer, type MadePod, startNode, type TestNode } from "../fixtures/pods.ts";
 import {
   finish,
   haveClients,
@@ -18,6 +12,7 @@ import {
   type Running,
   startTarget,
 } from "../fixtures/streaming-clients.ts";
+import { until } from "../fixtures/until.ts";
 
 const TRANSPORTS = ["spdy", "websocket"] as const;
 

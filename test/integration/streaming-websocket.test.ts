@@ -2,14 +2,9 @@ import { afterAll, beforeAll, describe, expect, test } from "bun:test";
 import { createHash } from "node:crypto";
 import { createServer, type Socket } from "node:net";
 import { Crictl } from "../fixtures/crictl.ts";
-import {
-  type MadeContainer,
-  type MadePod,
-  startNode,
-  type TestNode,
-  until,
-} from "../fixtures/pods.ts";
+import { type MadeContainer, type MadePod, startNode, type TestNode } from "../fixtures/pods.ts";
 import { feed, finish, haveClients, kubectl, startTarget } from "../fixtures/streaming-clients.ts";
+import { until } from "../fixtures/until.ts";
 import { RawWebSocket } from "../fixtures/websocket.ts";
 
 const withClients = describe.skipIf(!haveClients);

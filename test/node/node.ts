@@ -6,6 +6,7 @@ import { mkdirSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { type CriClients, connectCri } from "../../src/cli/cri-client.ts";
 import { mountsBelow } from "../fixtures/leftovers.ts";
+import { until as poll } from "../fixtures/until.ts";
 
 export const socket = "/run/crib/crib.sock";
 export const busybox = "registry.k8s.io/e2e-test-images/busybox:1.29-2";
@@ -25,19 +26,9 @@ export function unitState(unit: string): string {
   return Bun.spawnSync(["systemctl", "is-active", unit]).stdout.toString().trim();
 }
 
-/** Polls until `look` returns something else than undefined or false. */
-export async function until<T>(
-  what: string,
-  look: () => T | Promise<T>,
-  limitMs = 120_000,
-): Promise<Exclude<T, undefined | false>> {
-  const end = performance.now() + limitMs;
-  for (;;) {
-    const found = await look();
-    if (found !== undefined && found !== false) return found as Exclude<T, undefined | false>;
-    if (performance.now() > end) throw new Error(`not within ${limitMs / 1000} s: ${what}`);
-    await Bun.sleep(200);
-  }
+/** `until` at the pace of an emulated machine. */
+export function until<T>(what: string, look: () => T | Promise<T>, limitMs = 120_000) {
+  return poll(what, look, limitMs, 200);
 }
 
 /** Keys of crib.toml by section. */

@@ -3,6 +3,7 @@ import { feedWatchdog } from "../../src/cli/supervision.ts";
 import { changedKeys } from "../../src/config/changes.ts";
 import { defaultConfig } from "../../src/config/config.ts";
 import type { Notifier } from "../../src/linux/notify.ts";
+import { until } from "../fixtures/until.ts";
 
 function notifier(watchdogMs: number | undefined) {
   const sent: string[] = [];
@@ -16,14 +17,6 @@ function notifier(watchdogMs: number | undefined) {
   return { it, sent };
 }
 
-async function until(condition: () => boolean) {
-  const end = performance.now() + 5000;
-  while (!condition()) {
-    if (performance.now() > end) throw new Error("not within 5 s");
-    await Bun.sleep(2);
-  }
-}
-
 describe("the watchdog", () => {
   test("is fed after each self-check that succeeds, within its interval", async () => {
     const { it, sent } = notifier(40);
@@ -31,7 +24,7 @@ describe("the watchdog", () => {
     const end = feedWatchdog(it, async (deadlineMs) => {
       deadlines.push(deadlineMs);
     });
-    await until(() => sent.length >= 3);
+    await until("three are sent", () => sent.length >= 3);
     end();
     expect(new Set(sent)).toEqual(new Set(["WATCHDOG=1"]));
     // A slow check, and the pause before it, fit into the interval.
@@ -47,10 +40,10 @@ describe("the watchdog", () => {
       if (checks < 4) throw new Error("no answer");
       await answer.promise;
     });
-    await until(() => checks === 4);
+    await until("four checks", () => checks === 4);
     expect(sent).toEqual([]);
     answer.resolve();
-    await until(() => sent.length > 0);
+    await until("one is sent", () => sent.length > 0);
     end();
   });
 
