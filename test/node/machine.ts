@@ -7,6 +7,7 @@ export interface MachineOptions {
   disks: string[];
   /** The file that gets what the kernel and systemd print. */
   console: string;
+  processors: number;
   /** It is killed when nothing came through the port for this long. */
   silenceMs: number;
   /** A line that the guest wrote to /dev/virtio-ports/results. */
@@ -17,9 +18,10 @@ export interface MachineOptions {
 export type Ending = "off" | "boot" | { problem: string };
 
 const qemu = [
-  "qemu-system-x86_64",
+  // Whoever ends the tests ends the machines too.
+  ...["setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64"],
   // "max" with the last two panics Linux 6.12 under qemu 7.2; KVM, where it is there, is not relied on.
-  ...["-accel", "tcg,thread=multi", "-cpu", "max,la57=off,cx16=off", "-smp", "2", "-m", "4096"],
+  ...["-accel", "tcg,thread=multi", "-cpu", "max,la57=off,cx16=off", "-m", "4096"],
   ...["-display", "none", "-monitor", "none", "-no-reboot"],
   ...["-nic", "user,model=virtio-net-pci,restrict=on"],
   ...["-chardev", "stdio,id=results,signal=off", "-device", "virtio-serial"],
@@ -31,6 +33,7 @@ export async function runMachine(options: MachineOptions): Promise<Ending> {
   const child = Bun.spawn(
     [
       ...qemu,
+      ...["-smp", `${options.processors}`],
       ...["-serial", `file:${options.console}`],
       ...["-kernel", options.kernel, "-initrd", options.initrd],
       ...["-append", "console=ttyS0 root=/dev/vda rw panic=-1 net.ifnames=0 quiet"],
