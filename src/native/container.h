@@ -36,6 +36,7 @@ struct container {
   uint64_t oom_notices;
   bool oom_noticed;
   bool oom_vanished, oom_killed;
+  bool killed; /* by a request, so that SIGKILL needs no other cause */
   int code, signal;
   uint64_t finished_at;
   char paths[3][512]; /* log, pid file, oom file */

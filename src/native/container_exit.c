@@ -92,13 +92,13 @@ static void check_oom(struct container *it) {
 
 /* systemd removes a scope's cgroup as soon as it is empty, often before we have read it. Of a container
  * that was killed then tells on v1 the notice; on v2 the parent, whose count beyond the kills that are
- * known is this container's. */
+ * known is this container's. Of one that was asked to be killed it tells nothing: pods may share a parent. */
 static void check_vanished(struct container *it) {
   uint64_t kills;
   if (!it->oom_vanished || it->oom_killed || it->signal != SIGKILL) return;
   /* One of them may be about the cgroup's own end, unless that was still there. */
   it->oom_killed = it->oom_noticed || it->oom_notices > 1;
-  if (!read_parent_kills(it, &kills)) return;
+  if (it->killed || !read_parent_kills(it, &kills)) return;
   uint64_t rise = kills - it->oom_parent, known = kills_known - it->oom_known;
   if (kills < it->oom_parent || rise <= known) return;
   it->oom_killed = true;

@@ -183,8 +183,10 @@ void container_kill(struct reader *reader, uint32_t request) {
     client_error(request, FAILED_PRECONDITION, "kill: container %s is not running", it->id);
   else if (kill(it->pid, (int)signal) != 0) /* unreaped, so the pid is still its own */
     client_error(request, INTERNAL, "kill: container %s: %s", it->id, strerror(errno));
-  else
+  else {
+    it->killed |= signal == SIGKILL;
     client_reply(KILL, request);
+  }
 }
 
 void container_reopen_log(struct reader *reader, uint32_t request) {

@@ -2,6 +2,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -88,6 +89,7 @@ pid_t spawn(const struct process *process, char *error, size_t size) {
 }
 
 struct stat_line {
+  char state;
   pid_t parent, group, session;
 };
 
@@ -103,6 +105,7 @@ static bool read_stat(int proc, const char *pid, struct stat_line *line) {
   /* The command may hold anything; its closing bracket is the last one. */
   char *at = strrchr(text, ')');
   if (at == NULL || strlen(at) < 4) return false;
+  line->state = at[2];
   at += 3; /* ") S": then numbers */
   line->parent = (pid_t)strtol(at, &at, 10);
   line->group = (pid_t)strtol(at, &at, 10);
@@ -125,16 +128,17 @@ static bool related(int proc, const char *name, struct families families) {
   return false;
 }
 
-static void kill_if_related(int proc, const char *name, struct families families) {
+static bool kill_if_related(int proc, const char *name, struct families families) {
   pid_t pid = (pid_t)strtol(name, NULL, 10);
-  if (pid <= 1 || pid == getpid() || !related(proc, name, families)) return;
+  if (pid <= 1 || pid == getpid() || !related(proc, name, families)) return true;
   for (size_t i = 0; i < families.count; i++)
-    if (pid == families.pids[i]) return;
+    if (pid == families.pids[i]) return true;
   /* Looked at again behind the pidfd, so that what is looked at is what is killed. */
   int fd = (int)syscall(SYS_pidfd_open, pid, 0);
-  if (fd < 0) return;
+  if (fd < 0) return true;
   if (related(proc, name, families)) syscall(SYS_pidfd_send_signal, fd, SIGKILL, NULL, 0);
   close(fd);
+  return true;
 }
 
 struct entry {
@@ -145,35 +149,45 @@ struct entry {
   char name[];
 };
 
-static void kill_relatives(int proc, struct families families) {
+/* For each process or thread that a directory names, until one is answered with false. */
+static bool each_number(int directory, bool (*answer)(int, const char *, struct families),
+                        struct families families) {
   _Alignas(struct entry) char entries[4096];
   long length;
-  while ((length = syscall(SYS_getdents64, proc, entries, sizeof entries)) > 0) {
+  lseek(directory, 0, SEEK_SET);
+  while ((length = syscall(SYS_getdents64, directory, entries, sizeof entries)) > 0) {
     for (long at = 0; at < length;) {
       struct entry *entry = (struct entry *)(entries + at);
-      if (entry->name[0] >= '1' && entry->name[0] <= '9')
-        kill_if_related(proc, entry->name, families);
+      if (entry->name[0] >= '1' && entry->name[0] <= '9' &&
+          !answer(directory, entry->name, families))
+        return false;
       at += entry->size;
     }
   }
-}
-
-/* Stopped with all its threads, or ended; also what is no child of ours, whose stop nobody tells. */
-static bool stands_still(pid_t pid) {
-  siginfo_t info = {0};
-  if (waitid(P_PID, (id_t)pid, &info, WSTOPPED | WEXITED | WNOWAIT | WNOHANG) != 0) return true;
-  return info.si_pid != 0;
-}
-
-static bool all_stand_still(struct families families) {
-  for (size_t i = 0; i < families.count; i++)
-    if (!stands_still(families.pids[i])) return false;
   return true;
 }
 
-enum {
-  STOP_PATIENCE_MS = 1000
-}; /* one that hangs in the kernel or in a frozen cgroup does not stop */
+/* Stopped or ended; or waiting in the kernel for what may never come: then it stops before it runs again. */
+static bool thread_stands_still(int tasks, const char *name, struct families families) {
+  (void)families;
+  struct stat_line line;
+  return !read_stat(tasks, name, &line) || strchr("TtZXD", line.state) != NULL;
+}
+
+static bool all_stand_still(int proc, struct families families) {
+  bool still = true;
+  for (size_t i = 0; still && i < families.count; i++) {
+    char path[32];
+    snprintf(path, sizeof path, "%d/task", families.pids[i]);
+    int tasks = openat(proc, path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (tasks < 0) continue;
+    still = each_number(tasks, thread_stands_still, families);
+    close(tasks);
+  }
+  return still;
+}
+
+enum { STOP_PATIENCE_MS = 500 };
 
 void kill_families(const pid_t *pids, size_t count) {
   const struct families families = {pids, count};
@@ -184,9 +198,9 @@ void kill_families(const pid_t *pids, size_t count) {
   uint64_t patience = now_ms() + STOP_PATIENCE_MS;
   bool last = false;
   for (int pass = 0; proc >= 0 && !last; pass++) {
-    last = pass > 0 && (all_stand_still(families) || now_ms() > patience);
-    kill_relatives(proc, families);
-    lseek(proc, 0, SEEK_SET);
+    if (pass > 1) poll(NULL, 0, 1);
+    last = pass > 0 && (all_stand_still(proc, families) || now_ms() > patience);
+    each_number(proc, kill_if_related, families);
   }
   if (proc >= 0) close(proc);
   for (size_t i = 0; i < count; i++) kill(pids[i], SIGKILL);

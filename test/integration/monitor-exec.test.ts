@@ -1,6 +1,6 @@
 /** Exec through a real monitor and runc. Needs root. */
 import { afterAll, beforeAll, expect, test } from "bun:test";
-import { readdirSync, readFileSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { until } from "../fixtures/until.ts";
 import { buildMonitor, read, TestPod } from "./monitor-harness.ts";
 
@@ -17,6 +17,26 @@ function children(): number[] {
   const { pid } = pod.monitor;
   const text = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8");
   return text.split(" ").filter(Boolean).map(Number);
+}
+
+const processesIn = (cgroup: string) =>
+  readFileSync(`${cgroup}/cgroup.procs`, "utf8").split("\n").filter(Boolean).map(Number);
+
+/** What it runs; "" when it has ended. */
+function programOf(pid: number): string {
+  try {
+    return readFileSync(`/proc/${pid}/cmdline`, "utf8");
+  } catch {
+    return "";
+  }
+}
+
+/** Ticks of CPU time that a process has used, and how often it has waited. */
+function costsOf(pid: number): { ticks: number; waits: number } {
+  const stat = readFileSync(`/proc/${pid}/stat`, "utf8").split(") ")[1]?.split(" ") ?? [];
+  const status = readFileSync(`/proc/${pid}/status`, "utf8");
+  const waits = /^voluntary_ctxt_switches:\s+(\d+)/m.exec(status)?.[1];
+  return { ticks: Number(stat[11]) + Number(stat[12]), waits: Number(waits) };
 }
 
 const descriptors = () => readdirSync(`/proc/${pod.monitor.pid}/fd`).length;
@@ -71,6 +91,32 @@ test("a timeout kills the process and what it started", async () => {
     return left.length === 0;
   });
 });
+
+// It never stops, as one that waits for storage that does not answer.
+test.skipIf(!existsSync("/sys/fs/cgroup/freezer"))(
+  "a timeout of a process that cannot die keeps the monitor from nothing",
+  async () => {
+    const own = await TestPod.start(buildMonitor());
+    try {
+      const hung = await own.run({ args: ["sleep", "1000"] });
+      const cgroup = `/sys/fs/cgroup/freezer${own.cgroup}/${hung}`;
+      const timed = own.exec(hung, ["sleep", "2000"], { timeoutMs: 1_000 });
+      await until("its process", () =>
+        processesIn(cgroup).some((pid) => programOf(pid) === "sleep\x002000\x00"),
+      );
+      writeFileSync(`${cgroup}/freezer.state`, "FROZEN");
+      const before = costsOf(own.monitor.pid);
+      await Bun.sleep(2_500);
+      const after = costsOf(own.monitor.pid);
+      writeFileSync(`${cgroup}/freezer.state`, "THAWED");
+      expect(await timed).toMatchObject({ timedOut: true, exitCode: 137 });
+      expect(after.ticks - before.ticks).toBeLessThan(20);
+      expect(after.waits - before.waits).toBeLessThan(100);
+    } finally {
+      await own.dispose();
+    }
+  },
+);
 
 test("a timeout while the runtime still works ends it", async () => {
   const result = await pod.monitor.exec(
