@@ -52,7 +52,7 @@ const steps: Step[] = [
     : []),
 ];
 
-/** buf finds protoc-gen-es, and clang its tools, on PATH. */
+/** buf finds protoc-gen-ts_proto, and clang its tools, on PATH. */
 const env = {
   ...process.env,
   PATH: `${join(process.cwd(), "node_modules/.bin")}:${process.env.PATH}`,

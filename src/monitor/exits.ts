@@ -12,7 +12,7 @@ const bigint = v.pipe(
   v.transform((digits) => BigInt(digits)),
 );
 
-/** What `container_save_exit` in src/native/container_exit.c writes. */
+/** What `save_exit` in src/native/container_exit.c writes. */
 const ExitRecord = v.object({
   version: v.literal(1),
   id: v.pipe(v.string(), v.nonEmpty()),
