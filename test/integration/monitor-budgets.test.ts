@@ -31,6 +31,16 @@ async function quietPod(containers: number): Promise<number> {
   return monitorOf(pod);
 }
 
+/** What watches a pod that shares its PIDs: the monitor, and the pause process that it has made. */
+async function sharingPod(): Promise<number[]> {
+  const pod = await node.pod({ linux: { securityContext: { namespaceOptions: { pid: 0 } } } });
+  await node.run(pod, { linux: { securityContext: { namespaceOptions: { pid: 0 } } } });
+  const monitor = await monitorOf(pod);
+  const pause = childrenOf(monitor).find((child) => programOf(child).startsWith("crib-pause"));
+  if (pause === undefined) throw new Error("the pod has no pause process");
+  return [monitor, pause];
+}
+
 /** How often it has run. */
 function switches(pid: number): number {
   const counts = readFileSync(`/proc/${pid}/status`, "utf8").matchAll(/_switches:\s+(\d+)/g);
@@ -60,18 +70,26 @@ test("memory of a pod's monitor, alone on the node and among others, and no wake
   const first = pssKib(alone);
   const three = await quietPod(3);
   const others = [await quietPod(1), await quietPod(1)];
+  const sharing = await sharingPod();
   await Bun.sleep(REST_MS);
-  const figures = { first, alone: pssKib(alone), others: others.map(pssKib), three: pssKib(three) };
+  const figures = {
+    first,
+    alone: pssKib(alone),
+    others: others.map(pssKib),
+    three: pssKib(three),
+    sharing: sharing.map(pssKib),
+  };
   process.stderr.write(`monitor-budgets: PSS in KiB ${JSON.stringify(figures)}\n`);
   for (const pss of [first, figures.alone, ...figures.others]) expect(pss).toBeLessThanOrEqual(100);
   expect(figures.three).toBeLessThanOrEqual(150);
+  expect(figures.sharing.reduce((sum, pss) => sum + pss)).toBeLessThanOrEqual(100);
 
-  const pids = [alone, three, ...others];
+  const pids = [alone, three, ...others, ...sharing];
   const before = pids.map(switches);
   await Bun.sleep(IDLE_MS);
   expect(pids.map(switches)).toEqual(before);
   for (const pid of pids) expect(threadsOf(pid)).toBe(1);
-  expect(pids.map((pid) => childrenOf(pid).length)).toEqual([1, 3, 1, 1]);
+  expect(pids.map((pid) => childrenOf(pid).length)).toEqual([1, 3, 1, 1, 2, 0]);
   await node.removeAll();
 });
 
