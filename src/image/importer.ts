@@ -8,7 +8,7 @@ import { type Archive, type ArchivedImage, namesOfArchived, openArchive } from "
 import type { ScratchOptions } from "./archive-files.ts";
 import { stampOf } from "./archive-stamp.ts";
 import type { ImageBuilder } from "./image-builder.ts";
-import type { Image } from "./image-store.ts";
+import type { Image, ImageStore } from "./image-store.ts";
 import { hostPlatform } from "./platform.ts";
 import type { Progress } from "./progress.ts";
 import { formatReference, nameOf, parseReference } from "./reference.ts";
@@ -17,14 +17,20 @@ import { requireTrust } from "./trust.ts";
 export interface ImportOptions {
   /** For images that the archive gives no full name: "busybox", or with a tag for a single one. */
   name?: string;
-  /** They are pinned for as long as the archive is known as their source. */
+  /**
+   * They are pinned for as long as the archive is known as their source; what an earlier file of that
+   * name pinned, and this one does not hold, is so no more once all of this one is imported.
+   */
   pinned?: boolean;
   signal?: AbortSignal;
 }
 
+const sourceName = (path: string) => `archive:${path}`;
+
 export class Importer {
   readonly #config: Config["image"];
   readonly #builder: ImageBuilder;
+  readonly #store: ImageStore;
   readonly #scratch: ScratchOptions;
   readonly #progress: Progress;
 
@@ -32,11 +38,13 @@ export class Importer {
   constructor(options: {
     config: Config["image"];
     builder: ImageBuilder;
+    store: ImageStore;
     scratch: ScratchOptions;
     progress: Progress;
   }) {
     this.#config = options.config;
     this.#builder = options.builder;
+    this.#store = options.store;
     this.#scratch = options.scratch;
     this.#progress = options.progress;
   }
@@ -49,10 +57,15 @@ export class Importer {
       const mine = this.#ofThisPlatform(archive, path);
       const done = [];
       for (const image of mine) {
-        done.push(await this.#importOne(archive, image, { ...options, path, stamp }));
+        done.push(await this.#importOne(archive, image, { ...options, path }));
       }
       // A later one may have taken a name from an earlier one.
-      return [...new Map(done.map((image) => [image.id, image])).values()];
+      const images = [...new Map(done.map((image) => [image.id, image])).values()];
+      if (options.pinned === true) {
+        const ids = images.map(({ id }) => id);
+        this.#store.completeSource(sourceName(path), stamp, ids);
+      }
+      return images;
     } finally {
       await archive.close();
     }
@@ -68,9 +81,9 @@ export class Importer {
   async #importOne(
     archive: Archive,
     archived: ArchivedImage,
-    options: ImportOptions & { path: string; stamp: string },
+    options: ImportOptions & { path: string },
   ): Promise<Image> {
-    const { path, stamp, pinned = false, signal = new AbortController().signal } = options;
+    const { path, pinned = false, signal = new AbortController().signal } = options;
     const references = namesOfArchived(archived.name, options.name ?? "").map(parseReference);
     const resolved = await archived.resolve(hostPlatform(), signal);
     const shown = references[0] ?? parseReference(`localhost/unnamed@${resolved.id}`);
@@ -82,7 +95,7 @@ export class Importer {
       ...(reference.digest === undefined ? [formatReference(reference)] : []),
       ...(resolved.digest === "" ? [] : [`${nameOf(reference)}@${resolved.digest}`]),
     ]);
-    const source = { name: `archive:${path}`, signatures: [], stamp, pinned, transport };
+    const source = { name: sourceName(path), signatures: [], pinned, transport };
     const image = await this.#progress.run(names[0] ?? resolved.id, (progress) =>
       this.#builder.build({ resolved, names, source, progress, signal }, [archive.source]),
     );
