@@ -9,7 +9,7 @@ import type { ScratchOptions } from "./archive-files.ts";
 import { stampOf } from "./archive-stamp.ts";
 import type { ImageBuilder } from "./image-builder.ts";
 import type { Image, ImageStore } from "./image-store.ts";
-import { hostPlatform } from "./platform.ts";
+import { choose, describePlatform, hostPlatform, type Platform } from "./platform.ts";
 import type { Progress } from "./progress.ts";
 import { formatReference, nameOf, parseReference } from "./reference.ts";
 import { requireTrust } from "./trust.ts";
@@ -54,7 +54,12 @@ export class Importer {
     const stamp = stampOf(path);
     const archive = await openArchive(path, this.#scratch);
     try {
-      const mine = this.#ofThisPlatform(archive, path);
+      const platform = hostPlatform();
+      const mine = forPlatform(archive.images, platform);
+      if (mine.length === 0) {
+        const why = `there is no image for ${platform.os}/${platform.architecture} in it`;
+        throw new CribError("FailedPrecondition", `${path}: ${why}`);
+      }
       const done = [];
       for (const image of mine) {
         done.push(await this.#importOne(archive, image, { ...options, path }));
@@ -69,13 +74,6 @@ export class Importer {
     } finally {
       await archive.close();
     }
-  }
-
-  #ofThisPlatform(archive: Archive, path: string): ArchivedImage[] {
-    const wanted = hostPlatform().architecture;
-    const mine = archive.images.filter(({ architecture }) => ["", wanted].includes(architecture));
-    if (mine.length > 0) return mine;
-    throw new CribError("FailedPrecondition", `${path}: there is no image for ${wanted} in it`);
   }
 
   async #importOne(
@@ -103,3 +101,21 @@ export class Importer {
     return image;
   }
 }
+
+/**
+ * Of the images that have one name those for the best platform. Those without a name are different
+ * images: which do not say what they are for are all taken.
+ */
+function forPlatform(images: readonly ArchivedImage[], wanted: Platform): ArchivedImage[] {
+  const groups = Map.groupBy(images, ({ name }) => name);
+  return [...groups].flatMap(([name, group]) => {
+    const [best] = choose(group, wanted);
+    return group.filter(
+      (image) =>
+        (best !== undefined && platformOf(image) === platformOf(best)) ||
+        (name === "" && !image.platform),
+    );
+  });
+}
+
+const platformOf = ({ platform }: ArchivedImage) => platform && describePlatform(platform);
