@@ -160,10 +160,10 @@ export class ImageStore {
    */
   completeSource(name: string, stamp: string, ids: readonly string[]): void {
     this.#database.transaction(() => {
+      this.forgetSource(name, ids);
       this.#database
         .query("UPDATE image_sources SET record = json_set(record, '$.stamp', ?) WHERE name = ?")
         .run(stamp, name);
-      this.forgetSource(name, ids);
     })();
   }
 
@@ -178,11 +178,11 @@ export class ImageStore {
     for (const { image_id } of rows) this.#load(image_id);
   }
 
-  /** Names of sources that begin with `prefix`, with their stamps: "" while one of its images has none. */
+  /** Names of sources that begin with `prefix`, with their stamps; "" where an image has none to read. */
   sourceStamps(prefix: string): Map<string, string> {
     const rows = this.#database
       .query(
-        `SELECT name, min(coalesce(json_extract(record, '$.stamp'), '')) AS stamp
+        `SELECT name, min(iif(json_valid(record), coalesce(record ->> '$.stamp', ''), '')) AS stamp
          FROM image_sources GROUP BY name`,
       )
       .all() as Array<{ name: string; stamp: string }>;

@@ -120,7 +120,7 @@ export class Images {
     return (await this.#load()).repair.check({ ...options, signal });
   }
 
-  /** The stamps of the archives below a directory that images came from; "" when not all of one is imported. */
+  /** The stamps of the archives below a directory that images came from; "" of one imported in part. */
   archiveStamps(directory: string): Map<string, string> {
     const prefix = `archive:${directory}/`;
     const stamps = this.#store.sourceStamps(prefix);

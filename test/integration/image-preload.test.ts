@@ -1,5 +1,5 @@
 /** The watched directory: what is imported from it, when, and for how long it is pinned. */
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, beforeEach, expect, spyOn, test } from "bun:test";
 import {
   cpSync,
   mkdirSync,
@@ -14,6 +14,7 @@ import {
 import { join } from "node:path";
 import { zstdCompressSync } from "node:zlib";
 import { Preload, type PreloadStore } from "../../src/image/preload.ts";
+import { log } from "../../src/observe/log.ts";
 import { makeArchives, skopeo } from "../fixtures/archives.ts";
 import { openTestStore, type TestStore } from "../fixtures/image-store.ts";
 import { type Pushed, pushImage, type Registry, startRegistry } from "../fixtures/registry.ts";
@@ -209,6 +210,53 @@ test("what a changed archive held before stays pinned until all that it holds no
   } finally {
     preload.stop();
   }
+});
+
+test("a directory that is gone is not looked for again and again while an import has yet to be retried", async () => {
+  const directory = join(store.directory, "preload");
+  mkdirSync(directory);
+  writeFileSync(join(directory, "broken.tar"), "no archive");
+  let scans = 0;
+  const counting: PreloadStore = {
+    import: (path, options) => store.images.import(path, options),
+    archiveStamps: (path) => {
+      scans += 1;
+      return store.images.archiveStamps(path);
+    },
+    forgetArchive: (path) => store.images.forgetArchive(path),
+  };
+  const preload = new Preload(directory, counting, { quietMs: 200, firstRetryMs: 1 });
+  await preload.start();
+  try {
+    rmSync(directory, { recursive: true });
+    const before = scans;
+    await until("a scan", () => scans > before);
+    await Bun.sleep(1000);
+    expect(scans - before).toBeLessThan(20);
+  } finally {
+    preload.stop();
+  }
+});
+
+test("a damaged row of one archive keeps none from being imported, and is written anew", async () => {
+  const directory = join(store.directory, "preload");
+  mkdirSync(directory);
+  cpSync(at("oci.tar"), join(directory, "one.tar"));
+  await new Preload(directory, store.images).scan();
+  store.database.query("UPDATE image_sources SET record = 'damaged'").run();
+  cpSync(at("docker.tar"), join(directory, "two.tar"));
+  const reopened = await store.reopen();
+  expect(reopened.find("example.com/one:1")?.pinned).toBe(false);
+  const errors = spyOn(log(), "error");
+  try {
+    await new Preload(directory, reopened).scan();
+    expect(errors).not.toHaveBeenCalled();
+  } finally {
+    errors.mockRestore();
+  }
+  expect([...reopened.archiveStamps(directory).values()]).not.toContain("");
+  expect(reopened.archiveStamps(directory).size).toBe(2);
+  expect(reopened.find("example.com/one:1")?.pinned).toBe(true);
 });
 
 test("nothing is looked at again and again when a broken archive is replaced by the one before", async () => {
