@@ -93,12 +93,23 @@ export class Importer {
       ...(reference.digest === undefined ? [formatReference(reference)] : []),
       ...(resolved.digest === "" ? [] : [`${nameOf(reference)}@${resolved.digest}`]),
     ]);
-    const source = { name: sourceName(path), signatures: [], pinned, transport };
+    const name = sourceName(path);
+    const source = {
+      name,
+      signatures: [],
+      pinned: pinned || this.#pins(name, resolved.id),
+      transport,
+    };
     const image = await this.#progress.run(names[0] ?? resolved.id, (progress) =>
       this.#builder.build({ resolved, names, source, progress, signal }, [archive.source]),
     );
     log().info({ archive: path, imageId: image.id, names: image.repoTags }, "imported");
     return image;
+  }
+
+  /** An import by hand takes no pin away. */
+  #pins(source: string, imageId: string): boolean {
+    return this.#store.sources(imageId).some(({ name, pinned }) => name === source && pinned);
   }
 }
 

@@ -238,6 +238,20 @@ test("a directory that is gone is not looked for again and again while an import
   }
 });
 
+test("an import by hand takes no pin from what the watched directory has", async () => {
+  const directory = join(store.directory, "preload");
+  const target = join(directory, "one.tar");
+  mkdirSync(directory);
+  cpSync(at("oci.tar"), target);
+  const preload = new Preload(directory, store.images);
+  await preload.scan();
+  const [image] = await store.images.import(target);
+  expect(image?.pinned).toBe(true);
+  rmSync(target);
+  await preload.scan();
+  expect(store.images.find("example.com/one:1")?.pinned).toBe(false);
+});
+
 test("a damaged row of one archive keeps none from being imported, and is written anew", async () => {
   const directory = join(store.directory, "preload");
   mkdirSync(directory);
