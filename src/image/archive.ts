@@ -11,10 +11,10 @@ import {
   type ScratchOptions,
 } from "./archive-files.ts";
 import { detectCompression } from "./decoder.ts";
-import { LAYER_LIMIT, parseConfig } from "./manifest.ts";
+import { type Descriptor, LAYER_LIMIT, parseConfig } from "./manifest.ts";
 import type { Platform } from "./platform.ts";
 import { isDigest, parseReference } from "./reference.ts";
-import { type ManifestSource, type ResolvedImage, resolveAt } from "./resolve.ts";
+import { checkPlatform, type ManifestSource, type ResolvedImage, resolveAt } from "./resolve.ts";
 
 const DOCUMENT_LIMIT_BYTES = 8 * 1024 * 1024;
 const IMAGE_LIMIT = 1000;
@@ -23,8 +23,8 @@ const IMAGE_LIMIT = 1000;
 export interface ArchivedImage {
   /** As the archive writes it: "busybox:1", "1"; "" when it says none. */
   name: string;
-  /** "" when the archive does not say. */
-  architecture: string;
+  /** What the archive's index says that it is for. */
+  platform: Descriptor["platform"];
   resolve(platform: Platform, signal: AbortSignal): Promise<ResolvedImage>;
 }
 
@@ -43,7 +43,11 @@ const indexSchema = v.object({
         annotations: v.optional(v.nullable(v.record(v.string(), v.string()))),
         platform: v.optional(
           v.nullable(
-            v.object({ os: v.optional(v.string()), architecture: v.optional(v.string()) }),
+            v.object({
+              os: v.optional(v.string(), ""),
+              architecture: v.optional(v.string(), ""),
+              variant: v.optional(v.string(), ""),
+            }),
           ),
         ),
       }),
@@ -178,7 +182,7 @@ function fromIndex(entries: readonly IndexEntry[], source: ManifestSource): Arch
     .filter(({ platform }) => platform?.os !== "unknown")
     .map(({ digest, annotations, platform }) => ({
       name: nameFrom(annotations ?? {}),
-      architecture: platform?.architecture ?? "",
+      platform: platform?.os || platform?.architecture ? platform : undefined,
       resolve: (wanted: Platform, signal: AbortSignal) => resolveAt(source, digest, wanted, signal),
     }));
 }
@@ -202,8 +206,8 @@ function fromSaved(
   return list.flatMap((saved) =>
     (saved.RepoTags?.length ? saved.RepoTags : [""]).map((name) => ({
       name,
-      architecture: "",
-      resolve: () => resolveSaved(saved, source, files),
+      platform: undefined,
+      resolve: (wanted) => resolveSaved(saved, source, files, wanted),
     })),
   );
 }
@@ -213,11 +217,13 @@ async function resolveSaved(
   saved: Saved,
   source: LayoutSource,
   files: ArchiveFiles,
+  platform: Platform,
 ): Promise<ResolvedImage> {
   const what = `${source.name}: ${saved.Config}`;
   const bytes = readDocument(files, saved.Config, source.name);
   if (bytes === undefined) throw new CribError("FailedPrecondition", `${what} is missing`);
-  const { config, diffIds } = parseConfig(bytes, what);
+  const { config, diffIds, ...madeFor } = parseConfig(bytes, what);
+  checkPlatform(madeFor, platform, what);
   const id = `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
   const names = saved.Layers ?? [];
   if (names.length !== diffIds.length) {

@@ -24,7 +24,7 @@ export interface Build {
   resolved: ResolvedImage;
   /** See `NewImage.names`. */
   names: string[];
-  source: Pick<ImageSource, "name" | "signatures" | "stamp" | "pinned" | "transport">;
+  source: Pick<ImageSource, "name" | "signatures" | "pinned" | "transport">;
   progress: PullProgress;
   signal: AbortSignal;
 }

@@ -36,7 +36,7 @@ export interface ImageSource {
   signatures: Signature[];
   /** Compressed, base first. */
   layers: Array<{ mediaType: string; digest: string; size: number }>;
-  /** Of an archive: changes when the file does. */
+  /** Of an archive that pins, once all of its images are there: changes when the file does. */
   stamp?: string;
   /** Of an archive: what policies call it. Those of older daemons do not say. */
   transport?: ArchiveTransport;
@@ -154,6 +154,19 @@ export class ImageStore {
     });
   }
 
+  /**
+   * All that an archive holds is imported, and is what it pins. In one transaction: after a crash
+   * either the archive is imported again, or nothing is left to do.
+   */
+  completeSource(name: string, stamp: string, ids: readonly string[]): void {
+    this.#database.transaction(() => {
+      this.forgetSource(name, ids);
+      this.#database
+        .query("UPDATE image_sources SET record = json_set(record, '$.stamp', ?) WHERE name = ?")
+        .run(stamp, name);
+    })();
+  }
+
   /** Forgets a source of all images but `kept`, and that it pinned them. */
   forgetSource(name: string, kept: readonly string[]): void {
     const rows = this.#database
@@ -165,13 +178,16 @@ export class ImageStore {
     for (const { image_id } of rows) this.#load(image_id);
   }
 
-  /** Names of sources that begin with `prefix`, with their stamps. */
+  /** Names of sources that begin with `prefix`, with their stamps; "" where an image has none to read. */
   sourceStamps(prefix: string): Map<string, string> {
     const rows = this.#database
-      .query("SELECT DISTINCT name, json_extract(record, '$.stamp') AS stamp FROM image_sources")
-      .all() as Array<{ name: string; stamp: string | null }>;
+      .query(
+        `SELECT name, min(iif(json_valid(record), coalesce(record ->> '$.stamp', ''), '')) AS stamp
+         FROM image_sources GROUP BY name`,
+      )
+      .all() as Array<{ name: string; stamp: string }>;
     const own = rows.filter(({ name }) => name.startsWith(prefix));
-    return new Map(own.map(({ name, stamp }) => [name, stamp ?? ""]));
+    return new Map(own.map(({ name, stamp }) => [name, stamp]));
   }
 
   #insertSource({ id, source: { name, ...record } }: NewImage): void {

@@ -120,16 +120,16 @@ export class Images {
     return (await this.#load()).repair.check({ ...options, signal });
   }
 
-  /** The stamps of the archives (see `ImageSource`) below a directory that images came from. */
+  /** The stamps of the archives below a directory that images came from; "" of one imported in part. */
   archiveStamps(directory: string): Map<string, string> {
     const prefix = `archive:${directory}/`;
     const stamps = this.#store.sourceStamps(prefix);
     return new Map([...stamps].map(([name, stamp]) => [name.slice("archive:".length), stamp]));
   }
 
-  /** An archive is gone, or has changed: what it pinned, but the `kept` ids, is pinned by it no more. */
-  forgetArchive(path: string, kept: readonly string[] = []): void {
-    this.#store.forgetSource(`archive:${path}`, kept);
+  /** An archive is gone: what it pinned is pinned by it no more. */
+  forgetArchive(path: string): void {
+    this.#store.forgetSource(`archive:${path}`, []);
   }
 
   /** Removes the images that are neither pinned nor `inUse`; returns them. */

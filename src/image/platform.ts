@@ -45,13 +45,16 @@ function cpuFlags(): Set<string> {
   }
 }
 
+/** What is chosen from; one without a media type is taken for a manifest. */
+type Entry = Pick<Descriptor, "platform"> & Partial<Pick<Descriptor, "mediaType">>;
+
 /**
  * The entries of an index to look at, the best first: those of the platform by variant, then nested
  * indexes that do not say what they hold, then manifests without a platform. Entries for "unknown"
  * are attestations.
  */
-export function choose(entries: readonly Descriptor[], platform: Platform): Descriptor[] {
-  const ranked: Array<{ rank: number; entry: Descriptor }> = [];
+export function choose<T extends Entry>(entries: readonly T[], platform: Platform): T[] {
+  const ranked: Array<{ rank: number; entry: T }> = [];
   for (const entry of entries) {
     const rank = rankOf(entry, platform);
     if (rank !== undefined) ranked.push({ rank, entry });
@@ -59,7 +62,7 @@ export function choose(entries: readonly Descriptor[], platform: Platform): Desc
   return ranked.sort((a, b) => a.rank - b.rank).map(({ entry }) => entry);
 }
 
-function rankOf(entry: Descriptor, platform: Platform): number | undefined {
+function rankOf(entry: Entry, platform: Platform): number | undefined {
   const { variants } = platform;
   if (!entry.platform) {
     const isIndex = entry.mediaType === OCI_INDEX || entry.mediaType === DOCKER_LIST;

@@ -9,10 +9,9 @@ import type { ImportOptions } from "./importer.ts";
 
 /** What is done with the archives; `Images` is it. */
 export interface PreloadStore {
-  import(path: string, options: ImportOptions): Promise<ReadonlyArray<{ id: string }>>;
+  import(path: string, options: ImportOptions): Promise<unknown>;
   archiveStamps(directory: string): Map<string, string>;
-  /** `kept` are the ids of images that still come from it. */
-  forgetArchive(path: string, kept?: readonly string[]): void;
+  forgetArchive(path: string): void;
 }
 
 /** A file that is still being written changes again within this time. */
@@ -113,7 +112,9 @@ export class Preload {
     clearTimeout(this.#retry);
     const next = Math.min(...[...this.#failed.values()].map(({ retryAtMs }) => retryAtMs));
     if (this.#stopped || !Number.isFinite(next)) return;
-    this.#retry = setTimeout(() => void this.scan(), Math.max(1, next - performance.now()));
+    // What is overdue waits as well: the directory itself may be what cannot be read.
+    const pauseMs = Math.max(this.#quietMs, next - performance.now());
+    this.#retry = setTimeout(() => void this.scan(), pauseMs);
     this.#retry.unref();
   }
 
@@ -137,16 +138,8 @@ export class Preload {
     let stamp = "";
     try {
       stamp = stampOf(path);
-      if (stamp === known) return;
       if (stamp === failure?.stamp && performance.now() < failure.retryAtMs) return;
-      const images = await this.#store.import(path, { pinned: true });
-      // What an earlier file of that name pinned, and this one does not have, is pinned by it no more.
-      if (known !== undefined) {
-        this.#store.forgetArchive(
-          path,
-          images.map(({ id }) => id),
-        );
-      }
+      if (stamp !== known) await this.#store.import(path, { pinned: true });
       this.#failed.delete(path);
     } catch (error) {
       this.#fail(path, stamp, messageOf(error));

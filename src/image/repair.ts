@@ -4,7 +4,7 @@ import { type Registries, readRegistries } from "../config/registries-conf.ts";
 import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
 import type { Layer, LayerStore } from "../storage/layers.ts";
-import { openArchive } from "./archive.ts";
+import { type Archive, openArchive } from "./archive.ts";
 import type { ScratchOptions } from "./archive-files.ts";
 import type { Bandwidth } from "./bandwidth.ts";
 import type { BlobSource } from "./blob.ts";
@@ -113,8 +113,7 @@ export class Repair {
     if (source.name.startsWith("archive:")) {
       const archive = await openArchive(source.name.slice("archive:".length), scratch);
       try {
-        // An archive of `docker save` learns its layers' names when it is read.
-        for (const image of archive.images) await image.resolve(hostPlatform(), signal);
+        await learnLayers(archive, signal);
         return await use([archive.source]);
       } finally {
         await archive.close();
@@ -128,6 +127,22 @@ export class Repair {
   #registries(): Registries {
     const { registries_conf: file, registries_conf_dir: directory } = this.#options.config;
     return readRegistries({ file, directory });
+  }
+}
+
+/**
+ * An archive of `docker save` learns its layers' names when its images are read. One that cannot be
+ * read may be none that matters: if it is, its layer will not be found.
+ */
+async function learnLayers({ images, source }: Archive, signal: AbortSignal): Promise<void> {
+  for (const image of images) {
+    try {
+      await image.resolve(hostPlatform(), signal);
+    } catch (error) {
+      if (signal.aborted || !(error instanceof CribError)) throw error;
+      const fields = { archive: source.name, image: image.name, error: error.message };
+      log().debug(fields, "an image of the archive cannot be read: passed over");
+    }
   }
 }
 

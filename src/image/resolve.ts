@@ -1,6 +1,7 @@
 /** From a reference to one image's manifest and configuration, over mirrors and indexes. */
 import { createHash } from "node:crypto";
 import { CribError } from "../error.ts";
+import { log } from "../observe/log.ts";
 import { type BlobSource, readBlob, retry } from "./blob.ts";
 import {
   type Descriptor,
@@ -93,10 +94,8 @@ export async function resolveAt(
   const { manifest, digests } = await new Descent(client, platform).from(top, 1);
   const bytes = await readBlob([client], manifest.config, CONFIG_LIMIT_BYTES, signal);
   const what = `${client.name}: image config ${manifest.config.digest}`;
-  const { config, diffIds, os } = parseConfig(bytes, what);
-  if (os !== "" && os !== platform.os) {
-    throw new CribError("FailedPrecondition", `${what}: the image is for ${JSON.stringify(os)}`);
-  }
+  const { config, diffIds, ...madeFor } = parseConfig(bytes, what);
+  checkPlatform(madeFor, platform, what);
   if (diffIds.length !== manifest.layers.length) {
     throw new CribError(
       "FailedPrecondition",
@@ -112,6 +111,25 @@ export async function resolveAt(
     config,
     diffIds,
   };
+}
+
+/**
+ * What an image's configuration says that it is for. Another architecture is no error, as in CRI-O:
+ * there are images that say a wrong one.
+ *
+ * @throws CribError FailedPrecondition: for another operating system.
+ */
+export function checkPlatform(
+  { os, architecture }: { os: string; architecture: string },
+  platform: Platform,
+  what: string,
+): void {
+  if (os !== "" && os !== platform.os) {
+    throw new CribError("FailedPrecondition", `${what}: the image is for ${JSON.stringify(os)}`);
+  }
+  if (architecture === "" || architecture === platform.architecture) return;
+  const fields = { config: what, image: architecture, machine: platform.architecture };
+  log().warn(fields, "an image says that it is for another machine: it may not run");
 }
 
 interface Fetched {

@@ -22,6 +22,7 @@ import { join } from "node:path";
 import { beginSession, endSession, wasCutOff } from "../../src/cli/session.ts";
 import type { Image } from "../../src/image/images.ts";
 import { setXattr } from "../../src/linux/file.ts";
+import { skopeo } from "../fixtures/archives.ts";
 import { imageNode } from "../fixtures/image-node.ts";
 import { EXECUTABLE } from "../fixtures/image-store.ts";
 import { type Pushed, pushImage } from "../fixtures/registry.ts";
@@ -259,6 +260,45 @@ test("a damaged layer of an imported image comes from its archive", async () => 
     }
   } finally {
     rmSync(archives, { recursive: true });
+  }
+});
+
+test("a damaged layer comes from its archive also when another image there is broken or for another machine", async () => {
+  const archive = mkdtempSync(join(tmpdir(), "crib-archives-"));
+  try {
+    const broken = await pushImage(node.registry, "broken:1", {
+      layers: [[{ name: "broken", data: "broken" }]],
+    });
+    const foreign = await pushImage(node.registry, "foreign:1", {
+      layers: [],
+      alterConfig: (config) => {
+        config.os = "windows";
+      },
+    });
+    const wanted = await pushImage(node.registry, "wanted:1", {
+      layers: [[{ name: "only", data: "here" }]],
+    });
+    skopeo(broken.name, `oci:${archive}:example.com/broken:1`);
+    skopeo(wanted.name, `oci:${archive}:example.com/wanted:1`);
+    await node.store.images.remove(image.id);
+    image = (await node.store.images.import(archive))[1] ?? image;
+    expect(image.id).toBe(wanted.id);
+    skopeo(foreign.name, `oci:${archive}:example.com/foreign:1`);
+    const blob = ({ id }: Pushed) => join(archive, "blobs", id.replace(":", "/"));
+    unlinkSync(blob(broken));
+    const repaired = async () => {
+      writeFileSync(base("only"), "lost");
+      return (await node.store.images.check({ fast: false, repair: true })).damaged;
+    };
+    expect(await repaired()).toMatchObject([{ repaired: true, reason: "" }]);
+    expect(readFileSync(base("only"), "utf8")).toBe("here");
+    const [{ digest } = { digest: "" }] = wanted.layers;
+    unlinkSync(blob({ ...wanted, id: digest }));
+    const [failed] = await repaired();
+    expect(failed).toMatchObject({ repaired: false });
+    expect(failed?.reason).toContain(digest.replace(":", "/"));
+  } finally {
+    rmSync(archive, { recursive: true });
   }
 });
 

@@ -1,8 +1,9 @@
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, beforeEach, expect, spyOn, test } from "bun:test";
 import {
   appendFileSync,
   cpSync,
   existsSync,
+  mkdirSync,
   mkdtempSync,
   readdirSync,
   readFileSync,
@@ -16,6 +17,7 @@ import { join } from "node:path";
 import { gzipSync, zstdCompressSync } from "node:zlib";
 import type { Image } from "../../src/image/images.ts";
 import { mount, unmount } from "../../src/linux/mount.ts";
+import { log } from "../../src/observe/log.ts";
 import { makeArchives, skopeo } from "../fixtures/archives.ts";
 import { openTestStore, type TestStore } from "../fixtures/image-store.ts";
 import {
@@ -122,6 +124,95 @@ test("of several platforms this machine's is taken, and several images are all t
     ["example.com/one:2"],
   ]);
   expect(images.map(({ id }) => id).sort()).toEqual([one.id, two.id].sort());
+});
+
+/** A layout whose index says what each image is for: "NAME linux/amd64/v3", with "" as a name for none. */
+async function layoutFor(
+  entries: readonly string[],
+): Promise<{ directory: string; ids: string[] }> {
+  const directory = join(store.directory, "platforms");
+  mkdirSync(directory);
+  const pushed = [];
+  for (const [index, entry] of entries.entries()) {
+    const layers = [[{ name: "for", data: `${index} ${entry}` }]];
+    pushed.push(await pushImage(registry, `for-${index}:1`, { layers }));
+    skopeo(pushed[index]?.name ?? "", `oci:${directory}:${index}`);
+  }
+  const file = join(directory, "index.json");
+  const { manifests, ...rest } = JSON.parse(readFileSync(file, "utf8"));
+  const changed = entries.map((entry, index) => {
+    const [name, platform = ""] = entry.split(" ");
+    const [os, architecture, variant] = platform.split("/");
+    return {
+      ...manifests[index],
+      annotations: name === "" ? {} : { "org.opencontainers.image.ref.name": name },
+      ...(platform === "" ? {} : { platform: { os, architecture, variant } }),
+    };
+  });
+  writeFileSync(file, JSON.stringify({ ...rest, manifests: changed }));
+  return { directory, ids: pushed.map(({ id }) => id) };
+}
+const MACHINE = process.arch === "arm64" ? "arm64" : "amd64";
+
+test.each([
+  [
+    "a variant, an operating system and a machine that are not this one's",
+    [
+      "example.com/a:1 windows/HERE",
+      "example.com/a:1 linux/HERE",
+      "example.com/a:1 linux/HERE/v99",
+      "example.com/a:1 linux/s390x",
+    ],
+    [1],
+  ],
+  [
+    "a name of its own for each",
+    ["example.com/a:1 linux/HERE", "example.com/b:1 linux/HERE"],
+    [0, 1],
+  ],
+  ["no platform beside this one", ["example.com/a:1 linux/HERE", "example.com/a:1"], [0]],
+  ["no platform beside another one", ["example.com/a:1", "example.com/a:1 linux/s390x"], [0]],
+  ["no names", [" linux/HERE", " windows/HERE", " ", " unknown/unknown"], [0, 2]],
+])("of an index with %s the right images are imported", async (_, entries, expected) => {
+  const { directory, ids } = await layoutFor(entries.map((it) => it.replace("HERE", MACHINE)));
+  const images = await store.images.import(directory);
+  expect(images.map(({ id }) => ids.indexOf(id))).toEqual(expected);
+  expect(store.images.list()).toHaveLength(expected.length);
+  const named = entries[expected[0] ?? 0]?.startsWith("example.com/a:1");
+  if (named) expect(images[0]?.repoTags).toEqual(["example.com/a:1"]);
+});
+
+test("an index with nothing for this machine is refused, and says what it is for", async () => {
+  const { directory } = await layoutFor([`example.com/a:1 windows/${MACHINE}`]);
+  await expect(store.images.import(directory)).rejects.toThrow(
+    `no image for linux/${MACHINE} in it`,
+  );
+  nothingLeft();
+});
+
+test("an image that says that it is for another machine comes with a warning, for some say so wrongly", async () => {
+  const foreign = await pushImage(registry, "foreign:1", {
+    layers: [[{ name: "f", data: "foreign" }]],
+    alterConfig: (config) => {
+      config.architecture = "s390x";
+    },
+  });
+  skopeo(foreign.name, `oci:${at("foreign")}:example.com/foreign:1`);
+  skopeo(foreign.name, `docker-archive:${at("foreign.tar")}:example.com/foreign:1`);
+  const warn = spyOn(log(), "warn");
+  try {
+    const told = () => warn.mock.calls.map(([fields]) => fields);
+    await store.images.pull(foreign.name);
+    const fields = { image: "s390x", machine: MACHINE };
+    expect(told()).toMatchObject([fields]);
+    await store.images.import(at("foreign"));
+    await store.images.import(at("foreign.tar"));
+    expect(told()).toMatchObject([fields, fields, fields]);
+    await store.images.pull(one.name);
+    expect(warn).toHaveBeenCalledTimes(3);
+  } finally {
+    warn.mockRestore();
+  }
 });
 
 function copyOfLayout(change: (directory: string) => void): string {

@@ -1,5 +1,5 @@
 /** The watched directory: what is imported from it, when, and for how long it is pinned. */
-import { afterAll, afterEach, beforeAll, beforeEach, expect, test } from "bun:test";
+import { afterAll, afterEach, beforeAll, beforeEach, expect, spyOn, test } from "bun:test";
 import {
   cpSync,
   mkdirSync,
@@ -7,11 +7,14 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
+  utimesSync,
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
 import { zstdCompressSync } from "node:zlib";
 import { Preload, type PreloadStore } from "../../src/image/preload.ts";
+import { log } from "../../src/observe/log.ts";
 import { makeArchives, skopeo } from "../fixtures/archives.ts";
 import { openTestStore, type TestStore } from "../fixtures/image-store.ts";
 import { type Pushed, pushImage, type Registry, startRegistry } from "../fixtures/registry.ts";
@@ -113,7 +116,7 @@ test("a layout that is written in its place is imported when its last file is th
         throw error;
       }),
     archiveStamps: (path) => store.images.archiveStamps(path),
-    forgetArchive: (path, kept) => store.images.forgetArchive(path, kept),
+    forgetArchive: (path) => store.images.forgetArchive(path),
   };
   const never = 1e9;
   const preload = new Preload(directory, counting, { quietMs: 20, firstRetryMs: never });
@@ -141,3 +144,168 @@ test("a layout that is written in its place is imported when its last file is th
   }
 }, 60_000);
 const isThere = () => store.images.find("example.com/one:1") !== undefined;
+
+const FOUR = ["a", "b", "c", "d"] as const;
+const nameOf = (letter: string) => `example.com/${letter}:1`;
+const pinned = (images: Pick<TestStore["images"], "find"> = store.images) =>
+  FOUR.filter((letter) => images.find(nameOf(letter))?.pinned === true).join("");
+
+/** A layout of an image for each of the letters, and the blob that only the last of them needs. */
+async function layoutOf(directory: string, letters: string): Promise<string> {
+  let last = "";
+  mkdirSync(directory, { recursive: true });
+  for (const letter of letters) {
+    const layers = [[{ name: letter, data: `only in ${letter}` }]];
+    const pushed = await pushImage(registry, `several-${letter}:1`, { layers });
+    skopeo(pushed.name, `oci:${directory}:${nameOf(letter)}`);
+    last = pushed.layers[0]?.digest.replace("sha256:", "blobs/sha256/") ?? "";
+  }
+  return last;
+}
+
+test("an archive of several images is imported to its end, also when a part of it comes late", async () => {
+  const directory = join(store.directory, "preload");
+  const target = join(directory, "layout");
+  const late = await layoutOf(target, "ab");
+  renameSync(join(target, late), at("late-blob"));
+  const preload = new Preload(directory, store.images, { quietMs: 10, firstRetryMs: 1e9 });
+  await preload.start();
+  try {
+    expect(pinned()).toBe("a");
+    renameSync(at("late-blob"), join(target, late));
+    await until("the second image", () => pinned() === "ab");
+  } finally {
+    preload.stop();
+  }
+});
+
+test("an import that a crash cut off between two images goes on when the daemon starts again", async () => {
+  const directory = join(store.directory, "preload");
+  const target = join(directory, "layout");
+  const late = await layoutOf(target, "ab");
+  renameSync(join(target, late), at("late-blob"));
+  await new Preload(directory, store.images).scan();
+  expect(pinned()).toBe("a");
+  renameSync(at("late-blob"), join(target, late));
+  const reopened = await store.reopen();
+  await new Preload(directory, reopened).scan();
+  expect(pinned(reopened)).toBe("ab");
+});
+
+test("what a changed archive held before stays pinned until all that it holds now is imported", async () => {
+  const directory = join(store.directory, "preload");
+  const target = join(directory, "layout");
+  await layoutOf(target, "ab");
+  const preload = new Preload(directory, store.images, { quietMs: 10, firstRetryMs: 1e9 });
+  await preload.start();
+  try {
+    expect(pinned()).toBe("ab");
+    const late = await layoutOf(at("changed"), "cd");
+    renameSync(join(at("changed"), late), at("late-blob"));
+    rmSync(target, { recursive: true });
+    renameSync(at("changed"), target);
+    await until("the third image", () => pinned() === "abc");
+    renameSync(at("late-blob"), join(target, late));
+    await until("the fourth image alone with the third", () => pinned() === "cd");
+  } finally {
+    preload.stop();
+  }
+});
+
+test("a directory that is gone is not looked for again and again while an import has yet to be retried", async () => {
+  const directory = join(store.directory, "preload");
+  mkdirSync(directory);
+  writeFileSync(join(directory, "broken.tar"), "no archive");
+  let scans = 0;
+  const counting: PreloadStore = {
+    import: (path, options) => store.images.import(path, options),
+    archiveStamps: (path) => {
+      scans += 1;
+      return store.images.archiveStamps(path);
+    },
+    forgetArchive: (path) => store.images.forgetArchive(path),
+  };
+  const preload = new Preload(directory, counting, { quietMs: 200, firstRetryMs: 1 });
+  await preload.start();
+  try {
+    rmSync(directory, { recursive: true });
+    const before = scans;
+    await until("a scan", () => scans > before);
+    await Bun.sleep(1000);
+    expect(scans - before).toBeLessThan(20);
+  } finally {
+    preload.stop();
+  }
+});
+
+test("an import by hand takes no pin from what the watched directory has", async () => {
+  const directory = join(store.directory, "preload");
+  const target = join(directory, "one.tar");
+  mkdirSync(directory);
+  cpSync(at("oci.tar"), target);
+  const preload = new Preload(directory, store.images);
+  await preload.scan();
+  const [image] = await store.images.import(target);
+  expect(image?.pinned).toBe(true);
+  rmSync(target);
+  await preload.scan();
+  expect(store.images.find("example.com/one:1")?.pinned).toBe(false);
+});
+
+test("a damaged row of one archive keeps none from being imported, and is written anew", async () => {
+  const directory = join(store.directory, "preload");
+  mkdirSync(directory);
+  cpSync(at("oci.tar"), join(directory, "one.tar"));
+  await new Preload(directory, store.images).scan();
+  store.database.query("UPDATE image_sources SET record = 'damaged'").run();
+  cpSync(at("docker.tar"), join(directory, "two.tar"));
+  const reopened = await store.reopen();
+  expect(reopened.find("example.com/one:1")?.pinned).toBe(false);
+  const errors = spyOn(log(), "error");
+  try {
+    await new Preload(directory, reopened).scan();
+    expect(errors).not.toHaveBeenCalled();
+  } finally {
+    errors.mockRestore();
+  }
+  expect([...reopened.archiveStamps(directory).values()]).not.toContain("");
+  expect(reopened.archiveStamps(directory).size).toBe(2);
+  expect(reopened.find("example.com/one:1")?.pinned).toBe(true);
+});
+
+test("nothing is looked at again and again when a broken archive is replaced by the one before", async () => {
+  const directory = join(store.directory, "preload");
+  const target = join(directory, "one.tar");
+  mkdirSync(directory);
+  cpSync(at("oci.tar"), target);
+  const { atime, mtime } = statSync(target);
+  utimesSync(target, atime, mtime);
+  let scans = 0;
+  let failures = 0;
+  const counting: PreloadStore = {
+    import: (path, options) =>
+      store.images.import(path, options).finally(() => {
+        failures += 1;
+      }),
+    archiveStamps: (path) => {
+      scans += 1;
+      return store.images.archiveStamps(path);
+    },
+    forgetArchive: (path) => store.images.forgetArchive(path),
+  };
+  const preload = new Preload(directory, counting, { quietMs: 10, firstRetryMs: 300 });
+  await preload.start();
+  try {
+    writeFileSync(target, "broken");
+    await until("the failure", () => failures === 2);
+    cpSync(at("oci.tar"), target);
+    utimesSync(target, atime, mtime);
+    const before = scans;
+    await until("a scan", () => scans > before);
+    await Bun.sleep(1000);
+    expect(scans - before).toBeLessThan(20);
+    expect(isThere()).toBe(true);
+  } finally {
+    preload.stop();
+  }
+});
