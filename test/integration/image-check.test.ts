@@ -172,6 +172,16 @@ const damages: Array<[string, () => void, string, boolean]> = [
     true,
   ],
   ["a missing layer", () => rmSync(directoryOf(0), { recursive: true }), "is missing", true],
+  [
+    "a link in the place of a layer",
+    () => {
+      const directory = directoryOf(0);
+      rmSync(directory, { recursive: true });
+      symlinkSync(directoryOf(1), directory);
+    },
+    "is no directory",
+    true,
+  ],
 ];
 test.each(damages)(
   "%s is found and repaired, that layer alone",
