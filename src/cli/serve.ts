@@ -115,7 +115,7 @@ function whenIdle(core: Core): () => void {
 /** After recovery: a node that was started again has its pods first. */
 async function tendImages(core: Core, recovered: Promise<void>): Promise<void> {
   await recovered;
-  await checkAfterCut(core).catch((error: unknown) => {
+  await checkAfterLoss(core).catch((error: unknown) => {
     log().error({ error: messageOf(error) }, "the layers are not checked: at the next start again");
   });
   const { image, crib } = core.config;
@@ -125,14 +125,22 @@ async function tendImages(core: Core, recovered: Promise<void>): Promise<void> {
 }
 
 /** The mark that the session began comes last: a check that is itself cut off is made again. */
-async function checkAfterCut(core: Core): Promise<void> {
+async function checkAfterLoss(core: Core): Promise<void> {
   const { root } = core.config.crib;
-  if (wasCutOff(root)) {
-    log().warn("the machine was not shut down in order: the layers are checked");
+  const why = lossOf(core);
+  if (why !== undefined) {
+    log().warn(`${why}: the layers are checked`);
     const report = await core.images.check({ fast: true, repair: true });
     log().info({ ...report }, "layers checked");
   }
   beginSession(root);
+}
+
+/** Why layers may be damaged; undefined when nothing speaks for it. */
+function lossOf({ config, images }: Core): string | undefined {
+  if (wasCutOff(config.crib.root)) return "the machine was not shut down in order";
+  const whole = images.list().every((image) => images.isWhole(image));
+  return whole ? undefined : "directories of layers are missing";
 }
 
 function prepareDirectories(config: Config): void {

@@ -121,6 +121,7 @@ function imageOf(core: Core, config: ContainerConfig): Image {
   if (image === undefined) {
     throw new CribError("NotFound", `image "${reference}" is not on this node`);
   }
+  core.images.requireWhole(image, `image "${reference}"`);
   return image;
 }
 

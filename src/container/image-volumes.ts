@@ -15,8 +15,9 @@ const REASON = "ImageVolumeMountFailed";
  * Mounts the images that a container's mounts name; returns where, by the mount's index. The container
  * holds their layers until it is removed.
  *
- * @throws CribError NotFound: no such image; PermissionDenied: its policy; InvalidArgument,
- *   FailedPrecondition: the path in it. The container's removal takes back what was mounted.
+ * @throws CribError NotFound: no such image; DataLoss: it lacks a layer; PermissionDenied: its policy;
+ *   InvalidArgument, FailedPrecondition: the path in it. The container's removal takes back what was
+ *   mounted.
  */
 export async function mountImages(
   core: Core,
@@ -49,9 +50,11 @@ export function imagesOf(core: Core, { imageId, config }: ContainerRecord): stri
 function requireImage(core: Core, { image }: Mount, field: string): Image {
   const name = image?.image ?? "";
   if (name === "") throw new CribError("InvalidArgument", `${field}.image.image: "" is empty`);
+  const what = `${REASON}: ${field}.image: "${name}"`;
   const found = core.images.find(name);
-  if (found !== undefined) return found;
-  throw new CribError("NotFound", `${REASON}: ${field}.image: "${name}" is not on this node`);
+  if (found === undefined) throw new CribError("NotFound", `${what} is not on this node`);
+  core.images.requireWhole(found, what);
+  return found;
 }
 
 function checkSubPath(path: string, field: string): void {

@@ -25,7 +25,8 @@ export function imageRpcs({ core, stats }: CriContext) {
 
     imageStatus({ image: spec, verbose }) {
       const image = core.images.find(requireImage(spec));
-      if (image === undefined) return {};
+      // The kubelet pulls what is not there, with the pod's credentials, which no check has.
+      if (image === undefined || !core.images.isWhole(image)) return {};
       const info = () => ({ layers: image.layers, imageSpec: { config: image.config } });
       return { image: toImage(image), info: infoOf(verbose, info) };
     },

@@ -61,7 +61,7 @@ export class ImageBuilder {
     const holder = `pull/${randomUUID()}`;
     try {
       const layers = wantedLayers(resolved);
-      const missing = layers.filter(({ chainId }) => this.#layers.get(chainId) === undefined);
+      const missing = layers.filter(({ chainId }) => !this.#layers.has(chainId));
       for (const { descriptor } of missing) refuseTooLarge(descriptor, this.#maxBytes);
       progress.expect(
         layers.length,

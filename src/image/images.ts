@@ -161,6 +161,23 @@ export class Images {
   }
 
   /**
+   * Whether all of its layers have their directories: one that the repair of a file system has taken is
+   * brought back by a check, or by a pull.
+   */
+  isWhole({ layers }: Image): boolean {
+    return layers.every((chainId) => this.#layers.has(chainId));
+  }
+
+  /** @throws CribError DataLoss: it is not whole (see `isWhole`); `what` names it in the message. */
+  requireWhole({ layers }: Image, what: string): void {
+    const missing = layers.find((chainId) => !this.#layers.has(chainId));
+    if (missing === undefined) return;
+    const remedy = "pull the image again, or repair it with crib images check";
+    const why = `the directory of its layer ${missing} is missing: ${remedy}`;
+    throw new CribError("DataLoss", `${what}: ${why}`);
+  }
+
+  /**
    * Removes the image that `text` leads to (see `find`), with all of its names. No error when there is
    * none. Layers that a container or another image uses stay until that is gone.
    */

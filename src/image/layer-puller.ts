@@ -57,7 +57,7 @@ export class LayerPuller {
     clients: readonly BlobSource[],
     signal: AbortSignal,
   ): Promise<void> {
-    while (this.#options.store.hold(holder, layer.chainId) === undefined) {
+    while (!this.#options.store.hold(holder, layer.chainId)) {
       const joined = this.#downloads.has(layer.chainId);
       try {
         await this.#downloads.join(layer.chainId, holder, signal, (jobSignal, holders) =>

@@ -9,13 +9,13 @@ import { type IndexRecord, readIndex } from "./layer-index.ts";
 
 /** So many are told; one is enough to know. */
 const PROBLEM_LIMIT = 10;
-const SLASH = Buffer.from("/");
 const CHUNK = Buffer.alloc(256 * 1024);
 
 /**
  * What is wrong with a layer, at most ten problems. `fast` looks at names, types, owners, modes and
  * sizes; else every file's content is read too. A layer without a readable index has that problem.
- * Synchronous, and of any length: for a process of its own. Throws what has nothing to do with the layer.
+ * Synchronous, of any length, and it changes the working directory: for a process of its own. Both paths
+ * are absolute. Throws what has nothing to do with the layer.
  */
 export function checkLayer(directory: string, indexFile: string, fast: boolean): string[] {
   const table = new IndexTable();
@@ -26,7 +26,7 @@ export function checkLayer(directory: string, indexFile: string, fast: boolean):
       if (error instanceof SQLiteError) throw error;
       return ["its list of files is missing or damaged"];
     }
-    return new Check(Buffer.from(directory), fast, table).run();
+    return new Check(directory, fast, table).run();
   } finally {
     table.close();
   }
@@ -38,17 +38,36 @@ class Check {
   readonly #gone: string[] = [];
 
   constructor(
-    readonly root: Buffer,
+    readonly root: string,
     readonly fast: boolean,
     readonly table: IndexTable,
   ) {}
 
   run(): string[] {
+    if (!this.#enter()) return this.#problems;
     for (const file of this.table) {
       if (this.#problems.length >= PROBLEM_LIMIT) break;
       if (!this.#gone.some((directory) => isBelow(file.path, directory))) this.#look(file);
     }
     return this.#problems;
+  }
+
+  /** From here on paths are relative: with that of the layer before them the longest would be too long. */
+  #enter(): boolean {
+    try {
+      const isDirectory = lstatSync(this.root).isDirectory();
+      if (isDirectory) process.chdir(this.root);
+      else this.#report("", "is no directory");
+      return isDirectory;
+    } catch (error) {
+      this.#reportFailure("", error);
+      return false;
+    }
+  }
+
+  #reportFailure(name: string, error: unknown): void {
+    const code = (error as { code?: unknown }).code;
+    this.#report(name, code === "ENOENT" ? "is missing" : `cannot be read: ${String(code)}`);
   }
 
   #report(name: string, what: string): void {
@@ -57,8 +76,7 @@ class Check {
   }
 
   #look({ path: name, record, xattrs }: ExpectedFile): void {
-    const path =
-      name === "" ? this.root : Buffer.concat([this.root, SLASH, Buffer.from(name, "latin1")]);
+    const path = Buffer.from(name === "" ? "." : name, "latin1");
     const mayHoldFiles = record === undefined || record.kind === "directory";
     try {
       if (record !== undefined) this.#compare(name, path, record);
@@ -68,8 +86,7 @@ class Check {
       else this.#gone.push(name);
     } catch (error) {
       if (error instanceof SQLiteError) throw error;
-      const code = (error as { code?: unknown }).code;
-      this.#report(name, code === "ENOENT" ? "is missing" : `cannot be read: ${String(code)}`);
+      this.#reportFailure(name, error);
       if (mayHoldFiles) this.#gone.push(name);
     }
   }

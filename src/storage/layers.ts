@@ -7,7 +7,7 @@
  */
 import type { Database } from "bun:sqlite";
 import { randomBytes } from "node:crypto";
-import { chmodSync, mkdirSync, readdirSync } from "node:fs";
+import { chmodSync, existsSync, mkdirSync, readdirSync } from "node:fs";
 import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { CribError, messageOf } from "../error.ts";
@@ -56,19 +56,16 @@ export class LayerStore {
   }
 
   /**
-   * Puts the store in order at start: pulls that were cut off lose their hold, directories without a
-   * row are deleted, and rows without a directory are dropped with the images that need them.
+   * Puts the store in order at start: pulls that were cut off lose their hold, and directories without
+   * a row are deleted. A row without a directory stays: that layer is damaged (see `has`), and its images'
+   * names and sources are what it can be repaired by.
    */
   async recover(): Promise<void> {
     this.#database.run("DELETE FROM layer_holds WHERE holder LIKE 'pull/%'");
     const unreferenced = this.#deleteUnreferenced();
-    const names = new Set(readdirSync(this.directory));
-    for (const layer of this.list()) {
-      if (!names.delete(layer.directory)) this.#dropDamaged(layer);
-    }
     const kept = new Set(this.list().map(({ directory }) => directory));
-    const lists = readdirSync(this.indexDirectory).filter((name) => !kept.has(name));
-    const gone = new Set([...unreferenced, ...names, ...lists]);
+    const there = [...readdirSync(this.directory), ...readdirSync(this.indexDirectory)];
+    const gone = new Set([...unreferenced, ...there.filter((name) => !kept.has(name))]);
     await Promise.all([...gone].map((name) => this.discard(name)));
   }
 
@@ -106,6 +103,12 @@ export class LayerStore {
     return row === null ? undefined : toLayer(row as Row);
   }
 
+  /** Whether a layer is there with its directory, which the repair of a file system may have taken. */
+  has(chainId: string): boolean {
+    const layer = this.get(chainId);
+    return layer !== undefined && existsSync(this.path(layer.directory));
+  }
+
   /** Makes an empty directory for a new layer; returns its name. */
   stage(): string {
     const name = randomBytes(NAME_BYTES).toString("hex");
@@ -120,47 +123,27 @@ export class LayerStore {
     this.#others.set(name, { bytes, inodes });
   }
 
-  /** The staged directory, already synced to disk, becomes a layer that `holders` hold. */
+  /**
+   * The staged directory, already synced to disk, becomes a layer that `holders` hold. It takes the place
+   * of one that the layer may have: containers that are mounted on the old one keep it, and it goes, when
+   * something is collected, after the last of them.
+   */
   commit(layer: Layer, holders: Iterable<string>): void {
     this.#database.transaction(() => {
-      this.#database
-        .query(
-          "INSERT INTO layers (chain_id, diff_id, directory, bytes, inodes) VALUES (?, ?, ?, ?, ?)",
-        )
-        .run(layer.chainId, layer.diffId, layer.directory, layer.bytes, layer.inodes);
+      const old = this.get(layer.chainId);
+      if (old === undefined) this.#insert(layer);
+      else this.#exchange(old, layer);
       for (const holder of holders) this.#insertHold(holder, layer.chainId);
     })();
     this.#others.delete(layer.directory);
   }
 
-  /**
-   * A new directory takes the place of a layer's present one. Containers that are mounted on the old one
-   * keep it: it goes with the last of them.
-   */
+  /** As `commit`, for a layer that is there. */
   async replace(layer: Layer): Promise<void> {
-    const old = this.get(layer.chainId);
-    if (old === undefined) {
+    if (this.get(layer.chainId) === undefined) {
       throw new CribError("NotFound", `layer ${layer.chainId}: its images were removed`);
     }
-    const retired = `${RETIRED}${old.directory}`;
-    const run = (sql: string, ...values: Array<string | number>) =>
-      this.#database.query(sql).run(...values);
-    this.#database.transaction(() => {
-      run(
-        "UPDATE layers SET directory = ?, bytes = ?, inodes = ? WHERE chain_id = ?",
-        ...[layer.directory, layer.bytes, layer.inodes, layer.chainId],
-      );
-      run(
-        "INSERT INTO layers (chain_id, diff_id, directory, bytes, inodes) VALUES (?, ?, ?, ?, ?)",
-        ...[retired, old.diffId, old.directory, old.bytes, old.inodes],
-      );
-      run(
-        `INSERT INTO layer_holds (holder, chain_id) SELECT holder, ? FROM layer_holds
-         WHERE chain_id = ? AND substr(holder, 1, 10) = 'container/'`,
-        ...[retired, layer.chainId],
-      );
-    })();
-    this.#others.delete(layer.directory);
+    this.commit(layer, []);
     await this.collect();
   }
 
@@ -184,12 +167,12 @@ export class LayerStore {
     }
   }
 
-  /** Holds a layer if it is there; returns it. */
-  hold(holder: string, chainId: string): Layer | undefined {
+  /** Holds a layer if it is there (see `has`); returns whether it is. */
+  hold(holder: string, chainId: string): boolean {
     return this.#database.transaction(() => {
-      const layer = this.get(chainId);
-      if (layer !== undefined) this.#insertHold(holder, chainId);
-      return layer;
+      const there = this.has(chainId);
+      if (there) this.#insertHold(holder, chainId);
+      return there;
     })();
   }
 
@@ -230,6 +213,29 @@ export class LayerStore {
     await Promise.all(this.#deleteUnreferenced().map((name) => this.discard(name)));
   }
 
+  #insert({ chainId, diffId, directory, bytes, inodes }: Layer): void {
+    this.#database
+      .query(
+        "INSERT INTO layers (chain_id, diff_id, directory, bytes, inodes) VALUES (?, ?, ?, ?, ?)",
+      )
+      .run(chainId, diffId, directory, bytes, inodes);
+  }
+
+  /** The old directory gets a row of its own, which those containers hold that have held it until now. */
+  #exchange(old: Layer, { chainId, directory, bytes, inodes }: Layer): void {
+    const retired = `${RETIRED}${old.directory}`;
+    this.#database
+      .query("UPDATE layers SET directory = ?, bytes = ?, inodes = ? WHERE chain_id = ?")
+      .run(directory, bytes, inodes, chainId);
+    this.#insert({ ...old, chainId: retired });
+    this.#database
+      .query(
+        `INSERT INTO layer_holds (holder, chain_id) SELECT holder, ? FROM layer_holds
+         WHERE chain_id = ? AND substr(holder, 1, 10) = 'container/'`,
+      )
+      .run(retired, chainId);
+  }
+
   #insertHold(holder: string, chainId: string): void {
     this.#database
       .query("INSERT OR IGNORE INTO layer_holds (holder, chain_id) VALUES (?, ?)")
@@ -247,22 +253,6 @@ export class LayerStore {
       .all() as Array<Usage & { directory: string }>;
     for (const { directory, ...usage } of rows) this.grow(directory, usage);
     return rows.map(({ directory }) => directory);
-  }
-
-  #dropDamaged(layer: Layer): void {
-    log().error(
-      { chainId: layer.chainId, directory: layer.directory },
-      "a layer's directory is missing: its images must be pulled again",
-    );
-    this.#database.transaction(() => {
-      this.#database
-        .query(
-          "DELETE FROM images WHERE id IN (SELECT image_id FROM image_layers WHERE chain_id = ?)",
-        )
-        .run(layer.chainId);
-      this.#database.query("DELETE FROM layer_holds WHERE chain_id = ?").run(layer.chainId);
-      this.#database.query("DELETE FROM layers WHERE chain_id = ?").run(layer.chainId);
-    })();
   }
 }
 

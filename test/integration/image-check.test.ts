@@ -172,6 +172,16 @@ const damages: Array<[string, () => void, string, boolean]> = [
     true,
   ],
   ["a missing layer", () => rmSync(directoryOf(0), { recursive: true }), "is missing", true],
+  [
+    "a link in the place of a layer",
+    () => {
+      const directory = directoryOf(0);
+      rmSync(directory, { recursive: true });
+      symlinkSync(directoryOf(1), directory);
+    },
+    "is no directory",
+    true,
+  ],
 ];
 test.each(damages)(
   "%s is found and repaired, that layer alone",
@@ -356,6 +366,70 @@ test("a check that is given up ends", async () => {
   const hanging = await node.store.reopen(["/bin/sh", "-c", "exec sleep 1000"]);
   const checked = hanging.check({ fast: true, repair: true }, AbortSignal.timeout(50));
   await expect(checked).rejects.toThrow();
+});
+
+/** As when the repair of a file system has taken the directory while no daemon ran. */
+async function loseAtStart(): Promise<void> {
+  rmSync(directoryOf(0), { recursive: true });
+  node.store.images = await node.store.reopen();
+}
+
+test("a layer whose directory is missing at start is repaired, from the registry and from an archive", async () => {
+  const whole = tree(directoryOf(0));
+  await loseAtStart();
+  const repair = () => node.store.images.check({ fast: true, repair: true });
+  const before = blobGets().length;
+  expect((await repair()).damaged).toMatchObject([{ repaired: true, reason: "" }]);
+  expect(blobGets().slice(before)).toEqual([`GET /v2/checked/blobs/${pushed.layers[0]?.digest}`]);
+  expect(tree(directoryOf(0))).toBe(whole);
+  const archives = mkdtempSync(join(tmpdir(), "crib-archives-"));
+  try {
+    skopeo(pushed.name, `docker-archive:${join(archives, "a.tar")}:example.com/a:1`);
+    await node.store.images.remove(image.id);
+    await node.store.images.import(join(archives, "a.tar"));
+    await loseAtStart();
+    expect((await repair()).damaged).toMatchObject([{ repaired: true, reason: "" }]);
+    expect(tree(directoryOf(0))).toBe(whole);
+  } finally {
+    rmSync(archives, { recursive: true });
+  }
+});
+
+test("where a missing layer cannot be had, its image stays, and a pull brings that layer alone", async () => {
+  const { rootfs } = await node.store.storage.prepare("running", image.layers);
+  const whole = tree(directoryOf(0));
+  await loseAtStart();
+  await node.proxy.stop();
+  const { images } = node.store;
+  const report = await images.check({ fast: true, repair: true });
+  expect(report.damaged).toMatchObject([{ problems: ['"": is missing'], repaired: false }]);
+  expect(images.list()).toEqual([image]);
+  expect(images.isWhole(image)).toBe(false);
+  expect(() => images.requireWhole(image, "app")).toThrow(`app: the directory of its layer`);
+  expect(() => images.requireWhole(image, "app")).toThrow(image.layers[0]);
+  const top = directoryOf(1);
+  const mended = await images.pull(pushed.name);
+  expect(mended.repoTags).toEqual([...image.repoTags, pushed.name].sort());
+  expect(images.isWhole(mended)).toBe(true);
+  expect(tree(directoryOf(0))).toBe(whole);
+  expect(directoryOf(1)).toBe(top);
+  expect(readFileSync(join(rootfs, "top"), "utf8")).toBe("t");
+  await node.store.storage.remove("running");
+  expect(node.store.layerDirectories()).toHaveLength(2);
+  expect(node.store.database.query("SELECT * FROM layers").all()).toHaveLength(2);
+  expect(await look(false)).toEqual({ checkedLayers: 2, damaged: [] });
+});
+
+test("a check and a pull that bring the same missing layer leave one of it", async () => {
+  await loseAtStart();
+  const { images } = node.store;
+  await Promise.all([
+    images.check({ fast: true, repair: true }),
+    images.pull(image.repoTags[0] ?? ""),
+    images.pull(pushed.name),
+  ]);
+  expect(node.store.layerDirectories()).toHaveLength(2);
+  expect(await look(false)).toEqual({ checkedLayers: 2, damaged: [] });
 });
 
 test("a container that runs keeps its files while its layer is repaired, also over a restart", async () => {

@@ -130,6 +130,13 @@ test("what a power cut damaged is found and repaired at the next start, also whe
     "the mark",
     () => !readFileSync(join(crib.root, "session"), "utf8").includes("another"),
   );
+  // A directory that is gone is reason enough for a check, also where the machine went down in order.
+  await crib.stop();
+  rmSync(join(layers, readdirSync(layers)[0] ?? ""), { recursive: true });
+  crib = await startCrib(options());
+  await until("the directory", () => readdirSync(layers).length === 1 && repaired());
+  await until("the check", () => crib.log().includes("layers checked"));
+  expect(listed()).toMatchObject([{ id: pushed.id }]);
   // What cannot be repaired does not end the daemon, whatever is wrong with the archive.
   images(["prune"]);
   const archive = at("loop.tar");

@@ -462,13 +462,20 @@ test("what a killed daemon left is deleted when the store is opened", async () =
   expect(node.store.database.query("SELECT * FROM layer_holds").all()).toEqual([]);
 });
 
-test("an image whose layer directory is gone is dropped at open, and can be pulled again", async () => {
+test("an image whose layer directory is gone at open stays, and a pull mends it", async () => {
   const pushed = await push("damaged:1");
   await node.store.images.pull(pushed.name, {});
   rmSync(join(node.store.root, "layers"), { recursive: true });
   const reopened = await node.store.reopen();
-  expect(reopened.list()).toEqual([]);
-  expect((await reopened.pull(pushed.name, {})).id).toBe(pushed.id);
+  const [image] = reopened.list();
+  expect(image).toMatchObject({ id: pushed.id, repoTags: [pushed.name] });
+  expect(image && reopened.isWhole(image)).toBe(false);
+  expect(() => image && reopened.requireWhole(image, "it")).toThrow(image?.layers[0]);
+  const mended = await reopened.pull(pushed.name, {});
+  expect(mended.id).toBe(pushed.id);
+  expect(reopened.isWhole(mended)).toBe(true);
+  expect(await reopened.check({ fast: false, repair: false })).toMatchObject({ damaged: [] });
+  expect(node.store.layerDirectories()).toHaveLength(1);
 });
 
 test("a full disk is ResourceExhausted and leaves nothing", async () => {

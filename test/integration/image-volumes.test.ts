@@ -220,3 +220,34 @@ test("a daemon that dies while it mounts, or a reboot, leaves no mount and holds
   await node.imageService.removeImage({ image: { image: volume.id } });
   expect(layerCount()).toBe(1);
 });
+
+test("what needs an image that has lost a layer's directory fails and says so, until it is pulled again", async () => {
+  const spec = { image: { image: volume.name } };
+  await node.imageService.pullImage(spec);
+  const { image: before, info } = await node.imageService.imageStatus({ ...spec, verbose: true });
+  const { layers } = JSON.parse(info.info ?? "") as { layers: string[] };
+  const directories = () => {
+    const all = join(node.directory, "root/layers");
+    return readdirSync(all).map((name) => join(all, name));
+  };
+  const lost = directories().find((path) => existsSync(join(path, "data/old"))) ?? "";
+  rmSync(lost, { recursive: true });
+  const why = `the directory of its layer ${layers[0]} is missing`;
+  for (const [config, what] of [
+    [mountOf(), `ImageVolumeMountFailed: mounts[0].image: "${volume.id}"`],
+    [spec, `image "${volume.name}"`],
+  ] as const) {
+    const { code, message } = await refusal(node.create(pod, config));
+    expect(code).toBe("DataLoss");
+    expect(message).toContain(`${what}: ${why}`);
+  }
+  // For the kubelet it is not there: it pulls. It is listed, and can be removed.
+  expect((await node.imageService.imageStatus(spec)).image).toBeUndefined();
+  const { images } = await node.imageService.listImages({ filter: spec });
+  expect(images[0]).toEqual(before);
+  await node.imageService.pullImage(spec);
+  expect((await node.imageService.imageStatus(spec)).image).toEqual(before);
+  const container = await node.run(pod, mountOf());
+  expect(await node.sh(container, `cat ${containerPath}/data/old`)).toBe("old");
+  await node.runtime.removeContainer({ containerId: container.id });
+});
