@@ -200,15 +200,15 @@ async function main(): Promise<Counts> {
   rmSync(logs, { recursive: true, force: true });
   mkdirSync(logs, { recursive: true });
   const directory = mkdtempSync(join(tmpdir(), "crib-vm-"));
+  // Also when the tests are ended.
+  process.once("exit", () => rmSync(directory, { recursive: true, force: true }));
+  for (const signal of ["SIGINT", "SIGTERM"]) process.once(signal, () => process.exit(1));
+  const debian = await timed("Debian", buildDebian);
+  const prepared = await prepare(shards, debian, directory);
+  const alone = prepared.length === 1;
   let total: Counts = { passed: 0, failed: 0, skipped: 0 };
-  try {
-    const debian = await timed("Debian", buildDebian);
-    const prepared = await prepare(shards, debian, directory);
-    const alone = prepared.length === 1;
-    const counts = await Promise.all(prepared.map((shard) => runShard(debian, shard, alone)));
-    for (const each of counts) total = add(total, each);
-  } finally {
-    rmSync(directory, { recursive: true, force: true });
+  for (const counts of await Promise.all(prepared.map((shard) => runShard(debian, shard, alone)))) {
+    total = add(total, counts);
   }
   if (total.failed > 0) console.log(`\nlogs (console, journal and pods of each file): ${logs}`);
   return total;
