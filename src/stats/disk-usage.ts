@@ -1,6 +1,5 @@
 /** Disk usage of a directory tree: walked in the background of the event loop, and remembered. */
 import { lstat, readdir } from "node:fs/promises";
-import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
 export interface DiskUsage {
@@ -13,16 +12,16 @@ export interface DiskUsage {
 
 /** lstat calls at a time, so that a walk leaves the thread pool to others. */
 const CONCURRENCY = 4;
+const SLASH = Buffer.from("/");
 const FRESH_MS = 10_000;
 /** A walk may take this part of the time at most: a tree that needs 5 s is walked every 100 s. */
 const DUTY = 20;
 
+/** What is nested deeper than a path can say is not counted, and costs the rest not its figures. */
+const UNREACHABLE: unknown[] = ["ENOENT", "ENOTDIR", "ENAMETOOLONG"];
+
 function isGone(error: unknown): boolean {
-  return (
-    error instanceof Error &&
-    "code" in error &&
-    (error.code === "ENOENT" || error.code === "ENOTDIR")
-  );
+  return error instanceof Error && "code" in error && UNREACHABLE.includes(error.code);
 }
 
 interface Totals {
@@ -32,7 +31,7 @@ interface Totals {
 }
 
 /** Counts one entry; says whether it is a directory. An entry that just went away counts nothing. */
-async function count(path: string, totals: Totals): Promise<boolean> {
+async function count(path: Buffer, totals: Totals): Promise<boolean> {
   const stat = await lstat(path, { bigint: true }).catch((error) => {
     if (isGone(error)) return undefined;
     throw error;
@@ -54,16 +53,20 @@ async function count(path: string, totals: Totals): Promise<boolean> {
  */
 export async function measureDiskUsage(root: string): Promise<DiskUsage | undefined> {
   const totals: Totals = { blocks: 0n, inodes: 0n, linked: new Set() };
-  const pending: string[] = [];
-  if (await count(root, totals)) pending.push(root);
+  const pending: Buffer[] = [];
+  const top = Buffer.from(root);
+  if (await count(top, totals)) pending.push(top);
   for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
     const directory = next;
-    const names = await readdir(directory).catch((error) => {
+    // A name may be any bytes.
+    const names = await readdir(directory, { encoding: "buffer" }).catch((error) => {
       if (isGone(error)) return [];
       throw error;
     });
     for (let start = 0; start < names.length; start += CONCURRENCY) {
-      const paths = names.slice(start, start + CONCURRENCY).map((name) => join(directory, name));
+      const paths = names
+        .slice(start, start + CONCURRENCY)
+        .map((name) => Buffer.concat([directory, SLASH, name]));
       const directories = await Promise.all(paths.map((path) => count(path, totals)));
       pending.push(...paths.filter((_, index) => directories[index]));
     }

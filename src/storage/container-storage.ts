@@ -7,7 +7,6 @@
  */
 import type { Database } from "bun:sqlite";
 import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
-import { rm } from "node:fs/promises";
 import { join, relative } from "node:path";
 import { CribError, messageOf } from "../error.ts";
 import { SyscallError } from "../linux/libc.ts";
@@ -15,11 +14,10 @@ import { isMountPoint, unmount } from "../linux/mount.ts";
 import { log } from "../observe/log.ts";
 import { type Layer, LayerStore } from "./layers.ts";
 import { mountOverlay, mountReadOnlyOverlay } from "./overlay.ts";
-import { diskUsage } from "./usage.ts";
+import { removeTree } from "./remove-tree.ts";
 
 const UNMOUNT_TRIES = 20;
 const UNMOUNT_PAUSE_MS = 50;
-const RM_RETRIES = 3;
 const ID = /^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/;
 
 export class ContainerStorage {
@@ -160,13 +158,8 @@ export class ContainerStorage {
     if (mounted !== undefined) {
       throw new CribError("Internal", `container ${containerId}: ${mounted} is still mounted`);
     }
-    await rm(path, { recursive: true, force: true, maxRetries: RM_RETRIES });
+    await removeTree(path);
     await this.#layers.release(holderOf(containerId));
-  }
-
-  /** What the container has written, on disk. Zero when it has no directory. */
-  usage(containerId: string): Promise<{ bytes: number; inodes: number }> {
-    return diskUsage(this.diff(containerId));
   }
 
   #makeDirectories(containerId: string, layers: readonly Layer[]): void {

@@ -12,6 +12,7 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
+import { removeTree } from "./remove-tree.ts";
 import { sizeOf, sizeOfFiles, type Usage } from "./usage.ts";
 
 /** A committed layer. `bytes` are those on disk (whole blocks). */
@@ -34,7 +35,6 @@ interface Row {
 
 const RETIRED = "retired:";
 const NAME_BYTES = 6;
-const RM_RETRIES = 3;
 
 export class LayerStore {
   /** `<root>/layers`. */
@@ -155,8 +155,7 @@ export class LayerStore {
   /** Deletes a directory that is not (or no longer) a layer. Failures are logged; `recover` retries. */
   async discard(name: string): Promise<void> {
     try {
-      const path = join(this.directory, name);
-      await rm(path, { recursive: true, force: true, maxRetries: RM_RETRIES });
+      await removeTree(join(this.directory, name));
       await rm(this.indexFile(name), { force: true });
       this.#others.delete(name);
     } catch (error) {

@@ -1,10 +1,20 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { linkSync, mkdirSync, mkdtempSync, rmSync, statSync, symlinkSync } from "node:fs";
+import { spawnSync } from "node:child_process";
+import {
+  linkSync,
+  mkdirSync,
+  mkdtempSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { detectCgroups } from "../../src/linux/cgroup.ts";
 import { type DiskUsage, DiskUsages, measureDiskUsage } from "../../src/stats/disk-usage.ts";
 import { StatsReader } from "../../src/stats/reader.ts";
+import { nest } from "../fixtures/nest.ts";
 
 let root: string;
 beforeEach(() => {
@@ -35,6 +45,16 @@ describe("measureDiskUsage", () => {
     expect(usage?.inodes).toBe(3n);
     expect(usage?.bytes).toBe(allocated(root, join(root, "file")));
   });
+
+  test("names that are no UTF-8 count, and what is too deep for a path does not fail the rest", async () => {
+    const file = Buffer.concat([Buffer.from(`${root}/`), Buffer.from([0xff, 0xfe])]);
+    writeFileSync(file, "x".repeat(50_000));
+    nest(root, 3_000);
+    const usage = await measureDiskUsage(root);
+    expect(usage?.bytes).toBeGreaterThan(50_000n);
+    expect(usage?.inodes).toBeGreaterThan(1_500n);
+    spawnSync("rm", ["-rf", join(root, "d")]);
+  }, 30_000);
 
   test("a tree of many entries is walked to its end", async () => {
     for (let i = 0; i < 30; i += 1) {
