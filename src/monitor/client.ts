@@ -295,8 +295,9 @@ export class Monitor {
       const [name, text] = getSystemErrorMap().get(-errno) ?? ["", `errno ${errno}`];
       return Object.assign(new Error(text), { code: name });
     } catch (error) {
-      // A monitor of an older Crib does not know.
-      if (error instanceof CribError && error.code === "Unimplemented") return undefined;
+      // A monitor of an older Crib does not know, or forgets one that has ended at once.
+      const unknown = ["Unimplemented", "NotFound"];
+      if (error instanceof CribError && unknown.includes(error.code)) return undefined;
       return error instanceof Error ? error : new Error(String(error));
     }
   }

@@ -59,6 +59,7 @@ void dial_ready(struct stream *it) {
   if (getsockopt(it->sink, SOL_SOCKET, SO_ERROR, &error, &size) != 0) error = errno;
   if (error == 0) {
     it->role = STREAM_DIAL;
+    it->untold = true;
     it->source = it->sink;
     it->deadline = 0;
     it->error = 0;
@@ -93,7 +94,9 @@ void dial_start(struct reader *reader, uint32_t request) {
   if (!attempt(it)) refuse(it, FAILED_PRECONDITION, strerror(it->error));
 }
 
-static void tell_end(const struct stream *it, uint32_t request) {
+static void tell_end(struct stream *it, uint32_t request) {
+  it->untold = false;
+  it->again = true;
   struct writer writer = client_frame(REPLY | DIAL_END, request);
   write_u32(&writer, it->error);
   client_send(&writer);
@@ -104,7 +107,7 @@ void dial_ended(struct stream *it) {
   it->request = 0;
 }
 
-/* One that has ended keeps its number until the daemon closes it. */
+/* One that has ended keeps its number until the daemon has asked, or has had the time to. */
 void dial_end(struct reader *reader, uint32_t request) {
   uint32_t number = read_u32(reader);
   for (EACH_STREAM(it)) {

@@ -26,6 +26,7 @@ struct stream {
   bool pipes;     /* source and sink are pipes */
   bool again;     /* there may be more to move */
   bool input;     /* ATTACH: what comes goes to the container */
+  bool untold;    /* DIAL, and then ENDED: the daemon does not know how its port ended */
   uint8_t output; /* ATTACH: which of the container's streams it shows; DIALING: attempts made */
   uint16_t owner; /* EXEC, ATTACH: the slot of the exec or the container */
   uint16_t port;  /* DIALING: where to */

@@ -16,7 +16,7 @@ static struct { _Alignas(65536) struct stream slots[MAX_STREAMS]; } table;
 struct stream *const streams = table.slots, *streams_end = table.slots;
 
 /* How long a connection may take to say what it is, and then to be named by a request. */
-enum { SPEAK_MS = 10000, MOST_MOVES = 32, REST_MS = 2000 };
+enum { SPEAK_MS = 10000, MOST_MOVES = 32, REST_MS = 2000, ASK_MS = 2000 };
 
 unsigned stream_index(const struct stream *it) { return (unsigned)(it - streams); }
 
@@ -173,6 +173,9 @@ static void end_gone(struct stream *it, bool moved) {
   if (it->source >= 0) end_source(it);
   if (it->role == STREAM_DIAL && it->sink >= 0) {
     if (moved || it->deadline == 0) it->deadline = now_ms() + REST_MS;
+  } else if (it->untold) {
+    /* Both sides have ended, which looks no other than a client that has gone. */
+    if (it->deadline == 0) it->deadline = now_ms() + ASK_MS;
   } else if (!it->pipes || it->sink < 0) {
     stream_drop(it);
   }

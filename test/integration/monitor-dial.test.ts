@@ -4,6 +4,14 @@ import { spawnSync } from "node:child_process";
 import { readdirSync } from "node:fs";
 import { createServer, type Server } from "node:net";
 import type { Duplex } from "node:stream";
+import { Connection } from "../../src/monitor/connection.ts";
+import {
+  decodeDialEnd,
+  encodeDial,
+  encodeDialEnd,
+  encodeHello,
+} from "../../src/monitor/protocol.ts";
+import { openStream } from "../../src/monitor/stream.ts";
 import { until } from "../fixtures/until.ts";
 import { buildMonitor, read, TestPod } from "./monitor-harness.ts";
 
@@ -102,6 +110,39 @@ test.each(["write", "end"] as const)(
     expect(text).toBe("last words");
   },
 );
+
+test.each([
+  ["in good order", 7, 0],
+  ["by a reset", 73, 104],
+] as const)(
+  "a port that has ended %s before the daemon asks for its end",
+  async (_, port, errno) => {
+    const own = await TestPod.start(buildMonitor(), {}, []);
+    const ownServer = Bun.spawn([process.execPath, "-e", SERVER], {
+      stdout: "pipe",
+      stderr: "inherit",
+    });
+    try {
+      await ownServer.stdout.getReader().read();
+      own.monitor.disconnect();
+      const connection = await Connection.open(own.directory, DEADLINE_MS, () => undefined);
+      await connection.call(encodeHello).reply;
+      const { number, socket } = await openStream(own.directory, DEADLINE_MS);
+      await connection.call((request) => encodeDial(request, number, port, DEADLINE_MS)).reply;
+      socket.end("x");
+      await read(socket);
+      const ask = () => connection.call((request) => encodeDialEnd(request, number)).reply;
+      expect(decodeDialEnd(await ask())).toBe(errno);
+      await until("it is forgotten", async () => (await ask().catch(codeOf)) === "NotFound");
+      connection.disconnect();
+    } finally {
+      ownServer.kill();
+      await ownServer.exited;
+      await own.dispose();
+    }
+  },
+);
+const codeOf = (error: { code: string }) => error.code;
 
 const PIECE = Buffer.alloc(16_384);
 
