@@ -134,8 +134,9 @@ test.each([
       const ask = () => connection.call((request) => encodeDialEnd(request, number)).reply;
       expect(decodeDialEnd(await ask())).toBe(errno);
       await until("it is forgotten", async () => (await ask().catch(codeOf)) === "NotFound");
-      connection.disconnect();
     } finally {
+      // Not ours any more: it would outlive the test.
+      await own.adopt();
       ownServer.kill();
       await ownServer.exited;
       await own.dispose();
