@@ -1,8 +1,8 @@
 /**
  * What continuous integration runs: `npm run check`, a build for arm64 too, `npm test` with `npm run fuzz`
- * beside it, and the node tests. It needs Go: without it much would be skipped. The last line of stdout is the sum:
- * `N passed, N failed` with `, N skipped` when some were; the lines before it repeat what failed and tell
- * what each part took.
+ * beside it, and the node tests. It needs Go: without it much would be skipped. The last line of stdout is
+ * the sum: `N passed, N failed` with `, N skipped` when some were; the lines before it repeat what failed
+ * and tell what each part took.
  */
 import { availableParallelism } from "node:os";
 import { join } from "node:path";

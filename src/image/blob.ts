@@ -53,8 +53,8 @@ function pauseMs(attempt: number, error: UnavailableError): number {
 
 /**
  * The bytes of a blob, lent piece by piece, from the first client that has it; when one fails, the next
- * goes on where it stopped. The digest is compared after the last byte: whoever uses the bytes before the generator has
- * ended must be able to undo it.
+ * goes on where it stopped. The digest is compared after the last byte: whoever uses the bytes before the
+ * generator has ended must be able to undo it.
  *
  * @throws CribError DataLoss: other bytes, or more or fewer, than the descriptor says; otherwise the
  *   last client's error.

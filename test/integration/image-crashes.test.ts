@@ -6,7 +6,6 @@ import { tmpdir } from "node:os";
 import { join, resolve } from "node:path";
 import { type RunningCrib, startCrib } from "../fixtures/crib.ts";
 import { randomOf } from "../fixtures/fuzz.ts";
-
 import { type Pushed, pushImage, type Registry, startRegistry } from "../fixtures/registry.ts";
 import { type RegistryProxy, startProxy } from "../fixtures/registry-proxy.ts";
 import { until } from "../fixtures/until.ts";

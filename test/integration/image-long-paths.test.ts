@@ -1,5 +1,4 @@
 /** Layers with paths as long as Linux allows: in an image, and longer than that on the node. */
-
 import { expect, test } from "bun:test";
 import { execFileSync } from "node:child_process";
 import { join } from "node:path";

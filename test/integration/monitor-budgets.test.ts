@@ -5,7 +5,7 @@ import { isDeepStrictEqual } from "node:util";
 import { pssKib } from "../bench/memory.ts";
 import { type MadePod, startNode, type TestNode } from "../fixtures/pods.ts";
 import { until } from "../fixtures/until.ts";
-import { buildMonitor, parseLog, read, TestPod } from "./monitor-harness.ts";
+import { buildMonitor, parseLog, read, readText, TestPod } from "./monitor-harness.ts";
 
 /** After this long a monitor has given back what it does not need. */
 const REST_MS = 2_500;
@@ -53,14 +53,7 @@ function childrenOf(pid: number): number[] {
   return text.trim().split(" ").filter(Boolean).map(Number);
 }
 
-/** What it runs; "" when it has ended. */
-function programOf(pid: number): string {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, "utf8");
-  } catch {
-    return "";
-  }
-}
+const programOf = (pid: number) => readText(`/proc/${pid}/cmdline`);
 
 const threadsOf = (pid: number) => readdirSync(`/proc/${pid}/task`).length;
 

@@ -12,7 +12,7 @@ import {
 } from "node:fs";
 import { readExitRecords } from "../../src/monitor/exits.ts";
 import { until } from "../fixtures/until.ts";
-import { buildMonitor, parseLog, TestPod } from "./monitor-harness.ts";
+import { buildMonitor, findProcess, parseLog, readText, TestPod } from "./monitor-harness.ts";
 
 let binary: string;
 let pod: TestPod;
@@ -23,29 +23,10 @@ beforeAll(async () => {
 });
 afterAll(async () => pod.dispose());
 
-function findProcess(commandLine: string): string | undefined {
-  return readdirSync("/proc").find((name) => {
-    try {
-      return readFileSync(`/proc/${name}/cmdline`, "utf8") === commandLine;
-    } catch {
-      return false;
-    }
-  });
-}
-
 async function recordOf(id: string) {
   const record = (await pod.monitor.list()).find((each) => each.id === id);
   if (record === undefined) throw new Error(`the monitor knows no ${id}`);
   return record;
-}
-
-/** "" when it cannot be read. */
-function readText(path: string): string {
-  try {
-    return readFileSync(path, "utf8");
-  } catch {
-    return "";
-  }
 }
 
 /** The most that one of a process's event descriptors has been told of. */
@@ -214,7 +195,7 @@ describe("creation", () => {
       expect(created).toMatchObject({ pid: 0, exitStatus: 137 });
     }
     await Bun.sleep(100); // those that were killed may still be dying
-    expect(findProcess("sleep\x007654\x00")).toBeUndefined();
+    expect(findProcess("sleep", "7654")).toBeUndefined();
   });
 
   test("what a runtime made before it was killed goes with it", async () => {
@@ -224,18 +205,18 @@ describe("creation", () => {
     const argv = ["/bin/sh", "-c", script];
     const created = await pod.monitor.create({ ...request, argv, deadlineMs: 500 });
     expect(created).toMatchObject({ pid: 0, exitStatus: 137 });
-    await until("it is gone", () => findProcess("sleep\x005432\x00") === undefined);
+    await until("it is gone", () => findProcess("sleep", "5432") === undefined);
   });
 
   test("one under way can be forgotten: its runtime is ended first", async () => {
     const request = pod.createRequest("cancelled", { args: ["true"] });
     const argv = ["/bin/sh", "-c", "sleep 6543; true"];
     const creation = pod.monitor.create({ ...request, argv });
-    await until("the runtime works", () => findProcess("sleep\x006543\x00"));
+    await until("the runtime works", () => findProcess("sleep", "6543"));
     await pod.monitor.forget("cancelled");
     expect(await creation).toMatchObject({ pid: 0, startError: "the container was forgotten" });
     expect((await pod.monitor.list()).map((record) => record.id)).not.toContain("cancelled");
-    await until("it is gone", () => findProcess("sleep\x006543\x00") === undefined);
+    await until("it is gone", () => findProcess("sleep", "6543") === undefined);
   });
 
   test("two containers cannot have one id", async () => {

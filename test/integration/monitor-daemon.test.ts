@@ -16,7 +16,7 @@ import {
 } from "../../src/monitor/protocol.ts";
 import { startMonitor } from "../../src/monitor/start.ts";
 import { until } from "../fixtures/until.ts";
-import { buildMonitor, DEADLINE_MS, parseLog, TestPod } from "./monitor-harness.ts";
+import { buildMonitor, DEADLINE_MS, findProcess, parseLog, TestPod } from "./monitor-harness.ts";
 
 let binary: string;
 let pod: TestPod;
@@ -85,14 +85,7 @@ test("the execs of a vanished daemon are killed", async () => {
   const id = await pod.run({ args: ["sleep", "1000"] });
   const running = pod.exec(id, ["sleep", "7654"]);
   const failed = outcome(running);
-  const find = () =>
-    readdirSync("/proc").find((name) => {
-      try {
-        return readFileSync(`/proc/${name}/cmdline`, "utf8") === "sleep\x007654\x00";
-      } catch {
-        return false;
-      }
-    });
+  const find = () => findProcess("sleep", "7654");
   await until("the exec runs", find);
   pod.monitor.disconnect();
   expect(await failed).toBe("Unavailable");

@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, expect, test } from "bun:test";
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { until } from "../fixtures/until.ts";
-import { buildMonitor, read, TestPod } from "./monitor-harness.ts";
+import { buildMonitor, findProcess, read, TestPod } from "./monitor-harness.ts";
 
 let pod: TestPod;
 let id: string;
@@ -17,18 +17,6 @@ function children(): number[] {
   const { pid } = pod.monitor;
   const text = readFileSync(`/proc/${pid}/task/${pid}/children`, "utf8");
   return text.split(" ").filter(Boolean).map(Number);
-}
-
-const processesIn = (cgroup: string) =>
-  readFileSync(`${cgroup}/cgroup.procs`, "utf8").split("\n").filter(Boolean).map(Number);
-
-/** What it runs; "" when it has ended. */
-function programOf(pid: number): string {
-  try {
-    return readFileSync(`/proc/${pid}/cmdline`, "utf8");
-  } catch {
-    return "";
-  }
 }
 
 /** Ticks of CPU time that a process has used, and how often it has waited. */
@@ -80,16 +68,7 @@ test("a timeout kills the process and what it started", async () => {
   const script = "sleep 4321 & echo started; sleep 4321; echo never";
   const result = await pod.exec(id, ["sh", "-c", script], { timeoutMs: 500 });
   expect(result).toMatchObject({ timedOut: true, exitCode: 137, signal: 9, stdout: "started\n" });
-  await until("no sleep 4321 is left", () => {
-    const left = readdirSync("/proc").filter((name) => {
-      try {
-        return readFileSync(`/proc/${name}/cmdline`, "utf8") === "sleep\x004321\x00";
-      } catch {
-        return false;
-      }
-    });
-    return left.length === 0;
-  });
+  await until("no sleep 4321 is left", () => findProcess("sleep", "4321") === undefined);
 });
 
 // It never stops, as one that waits for storage that does not answer.
@@ -99,16 +78,14 @@ test.skipIf(!existsSync("/sys/fs/cgroup/freezer"))(
     const own = await TestPod.start(buildMonitor());
     try {
       const hung = await own.run({ args: ["sleep", "1000"] });
-      const cgroup = `/sys/fs/cgroup/freezer${own.cgroup}/${hung}`;
+      const freezer = `/sys/fs/cgroup/freezer${own.cgroup}/${hung}/freezer.state`;
       const timed = own.exec(hung, ["sleep", "2000"], { timeoutMs: 1_000 });
-      await until("its process", () =>
-        processesIn(cgroup).some((pid) => programOf(pid) === "sleep\x002000\x00"),
-      );
-      writeFileSync(`${cgroup}/freezer.state`, "FROZEN");
+      await until("its process", () => findProcess("sleep", "2000"));
+      writeFileSync(freezer, "FROZEN");
       const before = costsOf(own.monitor.pid);
       await Bun.sleep(2_500);
       const after = costsOf(own.monitor.pid);
-      writeFileSync(`${cgroup}/freezer.state`, "THAWED");
+      writeFileSync(freezer, "THAWED");
       expect(await timed).toMatchObject({ timedOut: true, exitCode: 137 });
       expect(after.ticks - before.ticks).toBeLessThan(20);
       expect(after.waits - before.waits).toBeLessThan(100);

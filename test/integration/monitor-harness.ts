@@ -337,16 +337,21 @@ function spec(rootfs: string, cgroupsPath: string, launch: Launch): unknown {
   };
 }
 
+/** "" when it cannot be read, as what tells of a process that has ended. */
+export function readText(path: string): string {
+  try {
+    return readFileSync(path, "utf8");
+  } catch {
+    return "";
+  }
+}
+
 /** The pid of a process with this command line. */
 export function findProcess(...argv: string[]): number | undefined {
   const line = `${argv.join("\0")}\0`;
-  const found = readdirSync("/proc").find((name) => {
-    try {
-      return /^\d+$/.test(name) && readFileSync(`/proc/${name}/cmdline`, "utf8") === line;
-    } catch {
-      return false;
-    }
-  });
+  const found = readdirSync("/proc").find(
+    (name) => /^\d+$/.test(name) && readText(`/proc/${name}/cmdline`) === line,
+  );
   return found === undefined ? undefined : Number(found);
 }
 

@@ -11,7 +11,7 @@ import {
   statSync,
 } from "node:fs";
 import { until } from "../fixtures/until.ts";
-import { buildMonitor, DEADLINE_MS, parseLog, TestPod } from "./monitor-harness.ts";
+import { buildMonitor, DEADLINE_MS, parseLog, readText, TestPod } from "./monitor-harness.ts";
 
 let binary: string;
 let pod: TestPod;
@@ -196,12 +196,6 @@ test("a monitor whose starter could not tell the daemon undoes itself", async ()
   expect(status).toBe(1);
   await until("the pin is gone", () => !existsSync(pin));
   await until("the monitor is gone", () =>
-    readdirSync("/proc").every((name) => {
-      try {
-        return !readFileSync(`/proc/${name}/cmdline`, "utf8").includes(directory);
-      } catch {
-        return true;
-      }
-    }),
+    readdirSync("/proc").every((name) => !readText(`/proc/${name}/cmdline`).includes(directory)),
   );
 });

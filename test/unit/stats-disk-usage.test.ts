@@ -1,5 +1,4 @@
 import { afterEach, beforeEach, describe, expect, test } from "bun:test";
-import { spawnSync } from "node:child_process";
 import {
   linkSync,
   mkdirSync,
@@ -14,6 +13,7 @@ import { join } from "node:path";
 import { detectCgroups } from "../../src/linux/cgroup.ts";
 import { type DiskUsage, DiskUsages, measureDiskUsage } from "../../src/stats/disk-usage.ts";
 import { StatsReader } from "../../src/stats/reader.ts";
+import { removeTree } from "../../src/storage/remove-tree.ts";
 import { nest } from "../fixtures/nest.ts";
 
 let root: string;
@@ -53,7 +53,7 @@ describe("measureDiskUsage", () => {
     const usage = await measureDiskUsage(root);
     expect(usage?.bytes).toBeGreaterThan(50_000n);
     expect(usage?.inodes).toBeGreaterThan(1_500n);
-    spawnSync("rm", ["-rf", join(root, "d")]);
+    await removeTree(root);
   }, 30_000);
 
   test("a tree of many entries is walked to its end", async () => {
