@@ -274,6 +274,12 @@ test("port-forward: a port nobody listens on is told to the client", async () =>
   expect(await new Response(refused.child.stderr).text()).toContain("cannot forward port 81");
 });
 
+/**
+ * Far below what is said to those who do not read, 100 MB or more. When memory is collected differs by
+ * some 20 MB from run to run: the figures themselves are the streaming benchmark's.
+ */
+const BOUNDED = 50 * MB;
+
 /** How much memory the daemon needs more at most while `body` runs, in bytes. */
 async function growth(body: () => Promise<void>): Promise<number> {
   const before = rss();
@@ -334,7 +340,7 @@ test.each(Object.entries(stalledClients))(
       socket.destroy();
       await until("no session", () => cribStatus().sessions.length === 0);
     });
-    expect(grown).toBeLessThan(20 * MB);
+    expect(grown).toBeLessThan(BOUNDED);
   },
   60_000,
 );
@@ -375,7 +381,7 @@ test("a process that does not read: the daemon's memory stays, and its exit is t
   const grown = await growth(async () => {
     expect(await sendToDeafProcess()).toContain("exit code 4");
   });
-  expect(grown).toBeLessThan(20 * MB);
+  expect(grown).toBeLessThan(BOUNDED);
   await until("no session", () => cribStatus().sessions.length === 0);
 }, 60_000);
 
