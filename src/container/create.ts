@@ -21,7 +21,7 @@ import type { ContainerRecord, PodRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
 import { hostnameOf } from "./hostname.ts";
 import { mountImages } from "./image-volumes.ts";
-import { containerPaths, logPathOf, podPaths } from "./paths.ts";
+import { containerPaths, lentPaths, logPathOf } from "./paths.ts";
 import { placementOf } from "./placement.ts";
 import { discardById, removeContainer } from "./remove.ts";
 import { inState } from "./room.ts";
@@ -217,7 +217,7 @@ async function writeSpec(
   mounted: Mounted,
 ): Promise<void> {
   const { config } = record;
-  const podFiles = podPaths(core, pod.id);
+  const lent = lentPaths(core, pod.id);
   const placement = placementOf(core, pod.config, record.id);
   // Loaded with the first container: a daemon that restarts makes none.
   const { buildSpec } = await import("./spec/index.ts");
@@ -227,9 +227,9 @@ async function writeSpec(
       config: pod.config,
       namespaces: pod.namespaces,
       hostname: hostnameOf(pod.config, pod.namespaces.net === undefined),
-      resolvConf: podFiles.resolvConf,
-      hostnameFile: podFiles.hostname,
-      shm: pod.namespaces.ipc === undefined ? "/dev/shm" : podFiles.shm,
+      resolvConf: lent.resolvConf,
+      hostnameFile: lent.hostname,
+      shm: pod.namespaces.ipc === undefined ? "/dev/shm" : lent.shm,
       privileged: pod.config.linux?.securityContext?.privileged ?? false,
     },
     container: { id: record.id, config },

@@ -1,3 +1,4 @@
+import { existsSync } from "node:fs";
 import { posix } from "node:path";
 import { CribError } from "../error.ts";
 import type { Core } from "./core.ts";
@@ -18,11 +19,18 @@ export function podPaths(core: Pick<Core, "config">, id: string) {
   const directory = `${core.config.crib.state}/pods/${id}`;
   return {
     directory,
-    resolvConf: `${directory}/resolv.conf`,
-    hostname: `${directory}/hostname`,
-    shm: `${directory}/shm`,
+    /** The mount of what its containers may write to, which is of a size of its own. */
+    lent: `${directory}/lent`,
     pin: (namespace: string) => `${directory}/ns-${namespace}`,
   };
+}
+
+/** What a pod lends to its containers: bound into them, writable. */
+export function lentPaths(core: Pick<Core, "config">, id: string) {
+  const { directory, lent } = podPaths(core, id);
+  // An older Crib had them in the pod's directory, with a mount for `shm` alone.
+  const at = existsSync(lent) ? lent : directory;
+  return { resolvConf: `${at}/resolv.conf`, hostname: `${at}/hostname`, shm: `${at}/shm` };
 }
 
 /**

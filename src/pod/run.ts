@@ -17,7 +17,7 @@ import { orUndo } from "../observe/undo.ts";
 import { nowNs } from "../state/clock.ts";
 import { fingerprint } from "../state/fingerprint.ts";
 import type { NamespacePins, PodRecord } from "../state/records.ts";
-import { mountShm, writePodFiles } from "./files.ts";
+import { lendFiles } from "./files.ts";
 import { removePod } from "./remove.ts";
 import { undoPod } from "./stop.ts";
 import { dottedSysctl, namespaceModes, validatePod } from "./validate.ts";
@@ -126,10 +126,7 @@ async function build(core: Core, pod: PodRecord, operation: Operation): Promise<
   const hostNetwork = pod.namespaces.net === undefined;
   const hostname = hostnameOf(config, hostNetwork);
   operation.stage("files");
-  await inState(core, () => {
-    writePodFiles(core, pod.id, config, hostname);
-    if (pod.namespaces.ipc !== undefined) mountShm(core, pod.id);
-  });
+  await inState(core, () => lendFiles(core, pod, hostname));
 
   operation.stage("cgroup");
   const placement = monitorPlacementOf(core, config, pod.id);

@@ -93,7 +93,8 @@ async function dismantle(core: Core, pod: PodRecord): Promise<void> {
     const unit = basename(pod.cgroup);
     if (unit.endsWith(".scope")) await stopScope(unit, SCOPE_DEADLINE_MS);
   });
-  for (const path of [...Object.values(pod.namespaces), paths.shm]) {
+  const shmOfOlder = `${paths.directory}/shm`;
+  for (const path of [...Object.values(pod.namespaces), paths.lent, shmOfOlder]) {
     await attempt(path, () => {
       if (path !== undefined) unmount(path, { detach: true });
     });

@@ -5,6 +5,7 @@ import { CribError } from "../error.ts";
 import { type PodSandboxConfig, Protocol } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
 import { NamespaceMode } from "../gen/runtime/v1/security_pb.ts";
 import { log } from "../observe/log.ts";
+import { RESOLV_CONF_LIMIT_BYTES, resolvConf } from "./files.ts";
 
 function invalid(field: string, value: unknown, why: string): CribError {
   return new CribError("InvalidArgument", `${field}: ${JSON.stringify(value)} ${why}`);
@@ -101,6 +102,12 @@ function validateDns(config: PodSandboxConfig): void {
         throw invalid(`config.dns_config.${name}`, value, "is empty or holds white space");
       }
     }
+  }
+  const bytes = Buffer.byteLength(resolvConf(config.dnsConfig, "/dev/null"));
+  if (bytes > RESOLV_CONF_LIMIT_BYTES) {
+    const limit = `the limit is ${RESOLV_CONF_LIMIT_BYTES}`;
+    const what = "config.dns_config: resolv.conf would have";
+    throw new CribError("InvalidArgument", `${what} ${bytes} bytes, ${limit}`);
   }
 }
 

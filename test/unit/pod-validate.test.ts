@@ -60,6 +60,7 @@ test.each([
   ["config.dns_config.servers", { dnsConfig: { servers: ["1.1.1.1\nnameserver 6.6.6.6"] } }],
   ["config.dns_config.searches", { dnsConfig: { searches: [""] } }],
   ["config.dns_config.options", { dnsConfig: { options: ["a b"] } }],
+  ["config.dns_config: resolv.conf", { dnsConfig: { searches: Array(300).fill("a".repeat(250)) } }],
   ['config.linux.sysctls["vm.swappiness"]', sysctl("vm.swappiness")],
   ['config.linux.sysctls["kernel.hostname"]', sysctl("kernel.hostname")],
   ['config.linux.sysctls["kernel.domainname"]', sysctl("kernel.domainname")],
