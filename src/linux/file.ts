@@ -2,7 +2,8 @@
  * File calls that node:fs lacks or rounds: opening inside a root, device nodes, extended attributes,
  * nanosecond times, syncfs, chroot. Paths are strings or raw bytes (names need not be UTF-8).
  */
-import { closeSync, constants, fstatSync, openSync, readSync } from "node:fs";
+import { closeSync, constants, fstatSync, openSync } from "node:fs";
+import { type FileHandle, open } from "node:fs/promises";
 import { buffer, check, cstring, libc, SyscallError } from "./libc.ts";
 
 const c = libc({
@@ -55,15 +56,10 @@ export function openInRoot(
 }
 
 /**
- * Reads a regular file inside `root` (see `openInRoot`), at most `limitBytes`. Returns undefined when
- * it does not exist. Something other than a regular file is never opened (a FIFO would block, a
- * device would act): EINVAL; a longer file: EFBIG.
+ * Opens a regular file inside `root` (see `openInRoot`) to be read; undefined when it does not exist.
+ * Something other than a regular file is never opened (a FIFO would block, a device would act): EINVAL.
  */
-export function readFileInRoot(
-  root: string,
-  path: string,
-  limitBytes = 1024 * 1024,
-): Buffer | undefined {
+export async function openFileInRoot(root: string, path: string): Promise<FileHandle | undefined> {
   let handle: number;
   try {
     handle = openInRoot(root, path, O_PATH);
@@ -75,31 +71,14 @@ export function readFileInRoot(
   }
   try {
     if (!fstatSync(handle).isFile()) throw new SyscallError("openat2", EINVAL, path);
-    const fd = openSync(`/proc/self/fd/${handle}`, constants.O_RDONLY);
-    try {
-      return readToLimit(fd, path, limitBytes);
-    } finally {
-      closeSync(fd);
-    }
+    return await open(`/proc/self/fd/${handle}`, constants.O_RDONLY);
   } finally {
     closeSync(handle);
   }
 }
 
 const EINVAL = 22;
-const EFBIG = 27;
 const ERANGE_RETRIES = 5;
-
-function readToLimit(fd: number, path: string, limitBytes: number): Buffer {
-  const bytes = Buffer.alloc(Math.min(fstatSync(fd).size, limitBytes) + 1);
-  let length = 0;
-  while (length < bytes.length) {
-    const count = readSync(fd, bytes, length, bytes.length - length, null);
-    if (count === 0) return bytes.subarray(0, length);
-    length += count;
-  }
-  throw new SyscallError("read", EFBIG, path);
-}
 
 /** The kernel's encoding of a device number in mknod(2). */
 export function deviceNumber(major: number, minor: number): number {

@@ -1,14 +1,15 @@
 /** The whole spec: what the parts do together. */
 import { afterAll, describe, expect, test } from "bun:test";
-import { existsSync, mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buildSpec } from "../../src/container/spec/index.ts";
 import { NamespaceMode } from "../../src/gen/runtime/v1/security_pb.ts";
+import { removeTree } from "../../src/storage/remove-tree.ts";
 import { ableHost, specInput } from "../fixtures/spec-input.ts";
 
 const rootfs = mkdtempSync(join(tmpdir(), "crib-spec-build-"));
-afterAll(() => rmSync(rootfs, { recursive: true }));
+afterAll(() => removeTree(rootfs));
 
 test("a plain container needs no warning, and its spec is plain JSON", async () => {
   const { spec, user, warnings } = await buildSpec(specInput(rootfs));
@@ -131,6 +132,26 @@ describe("image volumes", () => {
     await expect(volume("/circle/x")).rejects.toThrow('image Volumes: "/circle/x"');
     writeFileSync(join(rootfs, "file"), "");
     await expect(volume("/file")).rejects.toThrow('image Volumes: "/file"');
+  });
+
+  test("that are deep are made step by step: others have their turn after each directory", async () => {
+    const volumes = Array.from({ length: 12 }, (_, index) => `/${index}${"/d".repeat(20)}`);
+    let turns = 0;
+    const count = () => {
+      turns += 1;
+      counting = setImmediate(count);
+    };
+    let counting = setImmediate(count);
+    await buildSpec(specInput(rootfs, {}, { image: { config: { Volumes: volumes } } }));
+    clearImmediate(counting);
+    for (const path of volumes) expect(existsSync(join(rootfs, path))).toBe(true);
+    expect(turns).toBeGreaterThanOrEqual(240);
+  });
+
+  test("that take thousands of look-ups are refused by name", async () => {
+    const Volumes = Array.from({ length: 5000 }, (_, index) => `/${"a/../".repeat(index % 9)}`);
+    const built = buildSpec(specInput(rootfs, {}, { image: { config: { Volumes } } }));
+    await expect(built).rejects.toThrow('image Volumes: "/"');
   });
 });
 

@@ -3,7 +3,7 @@ import { execFileSync } from "node:child_process";
 import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { resolveUser } from "../../src/container/spec/user.ts";
+import { type ResolvedUser, resolveUser } from "../../src/container/spec/user.ts";
 import { LinuxContainerSecurityContext } from "../../src/gen/runtime/v1/container_config_pb.ts";
 import { SupplementalGroupsPolicy } from "../../src/gen/runtime/v1/security_pb.ts";
 import type { SecurityInit } from "../fixtures/spec-input.ts";
@@ -39,7 +39,7 @@ function resolve(security: SecurityInit = {}, imageUser = "") {
 const id = (value: number | bigint) => ({ value: BigInt(value) });
 const Strict = SupplementalGroupsPolicy.Strict;
 
-test.each<[string, SecurityInit, string, ReturnType<typeof resolve>]>([
+test.each<[string, SecurityInit, string, ResolvedUser]>([
   ["nothing: root", {}, "", { uid: 0, gid: 0, supplementalGroups: [0, 10], home: "/root" }],
   [
     "the image's user",
@@ -108,8 +108,8 @@ test.each<[string, SecurityInit, string, ReturnType<typeof resolve>]>([
     "",
     { uid: 0xfffffffe, gid: 0, supplementalGroups: [0], home: "/" },
   ],
-])("%s", (_, security, imageUser, expected) => {
-  expect(resolve(security, imageUser)).toEqual(expected);
+])("%s", async (_, security, imageUser, expected) => {
+  expect(await resolve(security, imageUser)).toEqual(expected);
 });
 
 test.each<[string, SecurityInit, string, string]>([
@@ -139,39 +139,84 @@ test.each<[string, SecurityInit, string, string]>([
     "",
     "policy: 5",
   ],
-])("%s is refused", (_, security, imageUser, message) => {
-  expect(() => resolve(security, imageUser)).toThrow(message);
+])("%s is refused", async (_, security, imageUser, message) => {
+  await expect(resolve(security, imageUser)).rejects.toThrow(message);
 });
 
 describe("the image's files", () => {
-  test("may be missing: ids still work", () => {
+  test("may be missing: ids still work", async () => {
     rmSync(join(rootfs, "etc"), { recursive: true });
-    expect(resolve({ runAsUser: id(5) })).toMatchObject({
+    expect(await resolve({ runAsUser: id(5) })).toMatchObject({
       uid: 5,
       gid: 0,
       supplementalGroups: [0],
     });
   });
 
-  test("are read through links of the image, never from the host", () => {
+  test("are read through links of the image, never from the host", async () => {
     const outside = join(top, "outside");
     writeFileSync(outside, "evil:x:666:666::/:\n");
     rmSync(join(rootfs, "etc/passwd"));
     symlinkSync(outside, join(rootfs, "etc/passwd"));
-    expect(() => resolve({ runAsUsername: "evil" })).toThrow('"evil": is not in the image');
+    await expect(resolve({ runAsUsername: "evil" })).rejects.toThrow('"evil": is not in the image');
     mkdirSync(join(rootfs, top), { recursive: true });
     writeFileSync(join(rootfs, outside), "good:x:7:8::/:\n");
-    expect(resolve({ runAsUsername: "good" })).toMatchObject({ uid: 7, gid: 8 });
+    expect(await resolve({ runAsUsername: "good" })).toMatchObject({ uid: 7, gid: 8 });
   });
 
-  test("that are something else are refused and not waited for", () => {
+  test("that are something else are refused and not waited for", async () => {
     rmSync(join(rootfs, "etc/passwd"));
     execFileSync("mkfifo", [join(rootfs, "etc/passwd")]);
-    expect(() => resolve()).toThrow("image file /etc/passwd");
+    await expect(resolve()).rejects.toThrow("image file /etc/passwd");
   });
 
-  test("that are endless are refused", () => {
+  test("that are endless are refused", async () => {
     execFileSync("truncate", ["-s", "1G", join(rootfs, "etc/group")]);
-    expect(() => resolve()).toThrow("image file /etc/group");
+    await expect(resolve()).rejects.toThrow("image file /etc/group");
+  });
+
+  test("that are large are searched in pieces: others have their turn, and little memory is taken", async () => {
+    const lines = (line: string) => line.repeat(Math.floor((8 * 2 ** 20 - 100) / line.length));
+    const last = "app:x:1000:1001::/home/app:";
+    writeFileSync(join(rootfs, "etc/passwd"), `${lines("a:x:1:1::/:\n")}${last}`);
+    writeFileSync(join(rootfs, "etc/group"), `b:x:7:${lines("a,")}app\nlast:x:8:app`);
+    const { user, turns, grownBytes } = await resolveElsewhere("app");
+    expect(user.supplementalGroups).toEqual([7, 8, 1001]);
+    expect(user.home).toBe("/home/app");
+    // 64 KiB at once of twice 8 MiB.
+    expect(turns).toBeGreaterThanOrEqual(200);
+    expect(grownBytes).toBeLessThan(64 * 2 ** 20);
+  }, 60_000);
+
+  test("with a field longer than a piece are read on behind it", async () => {
+    writeFileSync(
+      join(rootfs, "etc/passwd"),
+      `${"x".repeat(200_000)}:x:1:1\napp:x:3:4::/app:/bin/sh`,
+    );
+    expect(await resolve({ runAsUsername: "app" })).toMatchObject({ uid: 3, gid: 4, home: "/app" });
+  });
+
+  test("that put a user into thousands of groups are refused", async () => {
+    const groups = Array.from({ length: 5000 }, (_, gid) => `g:x:${gid}:app`);
+    writeFileSync(join(rootfs, "etc/group"), groups.join("\n"));
+    await expect(resolve({}, "app")).rejects.toThrow("app is in more than 4096 groups");
   });
 });
+
+/** In a process of its own: how often others had their turn meanwhile, and how much larger it became. */
+async function resolveElsewhere(
+  user: string,
+): Promise<{ user: ResolvedUser; turns: number; grownBytes: number }> {
+  const code = `
+    import { resolveUser } from ${JSON.stringify(join(import.meta.dir, "../../src/container/spec/user.ts"))};
+    const rss = () => process.resourceUsage().maxRSS * 1024;
+    let turns = 0;
+    const count = () => { turns++; setImmediate(count); };
+    setImmediate(count);
+    const before = rss();
+    const user = await resolveUser({ rootfs: ${JSON.stringify(rootfs)}, imageUser: ${JSON.stringify(user)} });
+    console.log(JSON.stringify({ user, turns, grownBytes: rss() - before }));
+    process.exit();`;
+  const child = Bun.spawn([process.execPath, "-e", code], { stdout: "pipe" });
+  return JSON.parse(await new Response(child.stdout).text());
+}

@@ -51,7 +51,7 @@ export async function buildSpec(input: SpecInput): Promise<BuiltSpec> {
     return part;
   };
   const security = input.container.config.linux?.securityContext;
-  const user = resolveUser({
+  const user = await resolveUser({
     rootfs: input.rootfs,
     security,
     imageUser: input.image.config.User ?? "",
@@ -166,7 +166,7 @@ async function buildLinux(input: SpecInput, take: Take) {
     absentMountSourcesToReject: input.absentMountSourcesToReject ?? [],
     imageSources: input.imageSources ?? new Map(),
   });
-  makeImageVolumes(input.rootfs, input.image.config.Volumes, destinations);
+  await makeImageVolumes(input.rootfs, input.image.config.Volumes, destinations);
   const linux: OciLinux = {
     namespaces,
     cgroupsPath: input.cgroupsPath,
