@@ -18,6 +18,7 @@ import { nowNs } from "../state/clock.ts";
 import { requireContainer, requirePod } from "../state/find.ts";
 import { fingerprint } from "../state/fingerprint.ts";
 import type { ContainerRecord, PodRecord } from "../state/records.ts";
+import { refuseLong } from "./config-size.ts";
 import type { Core } from "./core.ts";
 import { hostnameOf } from "./hostname.ts";
 import { mountImages } from "./image-volumes.ts";
@@ -45,6 +46,7 @@ export async function createContainer(
   if (metadata === undefined || metadata.name === "") {
     throw new CribError("InvalidArgument", 'config.metadata.name: "" is empty');
   }
+  refuseLong(config);
   return core.creations.run({
     what: `container ${metadata.name} (attempt ${metadata.attempt}) of pod ${pod.id}`,
     key: JSON.stringify(["container", pod.id, metadata.name, metadata.attempt]),

@@ -1,6 +1,6 @@
 import type { DeepPartial } from "../gen/runtime/v1/common_pb.ts";
 import { Signal } from "../gen/runtime/v1/container_config_pb.ts";
-import { Container, ContainerState, ContainerStatus } from "../gen/runtime/v1/container_pb.ts";
+import { type Container, ContainerState, ContainerStatus } from "../gen/runtime/v1/container_pb.ts";
 import type { Image } from "../image/images.ts";
 import type { ContainerPhase, ContainerRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
@@ -20,7 +20,7 @@ export function stateOf(container: ContainerRecord): ContainerState {
 
 /** What ListContainers says of a container. */
 export function toContainer(container: ContainerRecord): Container {
-  return Container.fromPartial({
+  return {
     id: container.id,
     podSandboxId: container.podId,
     metadata: container.config.metadata,
@@ -31,7 +31,7 @@ export function toContainer(container: ContainerRecord): Container {
     createdAt: container.createdAtNs,
     labels: container.config.labels,
     annotations: container.config.annotations,
-  });
+  };
 }
 
 /** The kubelet asks for an image by its id; people want to read the name that they gave it. */

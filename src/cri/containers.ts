@@ -6,7 +6,8 @@ import { reopenContainerLog } from "../container/reopen-log.ts";
 import { startContainer } from "../container/start.ts";
 import { stateOf, toContainer, toContainerStatus } from "../container/status.ts";
 import { stopContainer } from "../container/stop.ts";
-import type { ContainerFilter } from "../gen/runtime/v1/container_pb.ts";
+import type { ImageSpec } from "../gen/runtime/v1/common_pb.ts";
+import type { Container, ContainerFilter } from "../gen/runtime/v1/container_pb.ts";
 import type { RuntimeServiceDefinition } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { requireContainer } from "../state/find.ts";
 import type { ContainerRecord } from "../state/records.ts";
@@ -14,10 +15,16 @@ import type { CriContext } from "./context.ts";
 import { requireId } from "./ids.ts";
 import { infoOf } from "./info.ts";
 import { hasLabels } from "./labels.ts";
+import { ListBudget, onlyKubelets } from "./list-budget.ts";
 import type { ServiceImpl } from "./service.ts";
 
 /** The life of a container: Create, Start, Stop, Remove, Status, List, ReopenContainerLog. */
 export function containerRpcs({ core }: CriContext) {
+  const budget = new ListBudget<Container>("ListContainers", [
+    onlyKubelets("annotations"),
+    { what: "image", trim: (entry) => ({ ...entry, image: withoutNotes(entry.image) }) },
+    onlyKubelets("labels"),
+  ]);
   return {
     async createContainer({ podSandboxId, config }, { signal }) {
       const podId = requireId("pod_sandbox_id", podSandboxId);
@@ -64,9 +71,14 @@ export function containerRpcs({ core }: CriContext) {
       const containers = [...core.store.containers.values()].filter(
         (container) => container.phase !== "creating" && matches(container, filter),
       );
-      return { containers: containers.map(toContainer) };
+      return { containers: budget.fit(containers.map(toContainer)) };
     },
   } satisfies ServiceImpl<typeof RuntimeServiceDefinition>;
+}
+
+/** The kubelet wants to find the image's name or id in a list, not what else its pod says of it. */
+function withoutNotes(image: ImageSpec | undefined): ImageSpec | undefined {
+  return image && { ...image, annotations: {}, userSpecifiedImage: "" };
 }
 
 function matches(container: ContainerRecord, filter: ContainerFilter | undefined): boolean {

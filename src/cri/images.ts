@@ -1,14 +1,21 @@
 import { CribError } from "../error.ts";
-import type { DeepPartial, ImageSpec } from "../gen/runtime/v1/common_pb.ts";
+import { ImageSpec } from "../gen/runtime/v1/common_pb.ts";
 import type { Image as ImageMessage } from "../gen/runtime/v1/image_pb.ts";
 import type { ImageServiceDefinition } from "../gen/runtime/v1/image_service_pb.ts";
 import type { Image } from "../image/images.ts";
 import type { CriContext } from "./context.ts";
 import { infoOf } from "./info.ts";
+import { ListBudget } from "./list-budget.ts";
 import type { ServiceImpl } from "./service.ts";
 
 /** PullImage, ListImages, ImageStatus, RemoveImage, ImageFsInfo. */
 export function imageRpcs({ core, stats }: CriContext) {
+  const trims = [
+    { what: "annotations", trim: withoutAnnotations },
+    { what: "names", trim: withFewNames },
+  ];
+  const budget = new ListBudget("ListImages", trims);
+  const statusBudget = new ListBudget("ImageStatus", trims);
   return {
     async pullImage({ image, auth, sandboxConfig }, { signal }) {
       const namespace = sandboxConfig?.metadata?.namespace ?? "";
@@ -20,7 +27,7 @@ export function imageRpcs({ core, stats }: CriContext) {
       const wanted = filter?.image?.image ?? "";
       const found = wanted === "" ? undefined : core.images.find(wanted);
       const images = wanted === "" ? core.images.list() : found === undefined ? [] : [found];
-      return { images: images.map(toImage) };
+      return { images: budget.fit(images.map(toImage)) };
     },
 
     imageStatus({ image: spec, verbose }) {
@@ -28,7 +35,8 @@ export function imageRpcs({ core, stats }: CriContext) {
       // The kubelet pulls what is not there, with the pod's credentials, which no check has.
       if (image === undefined || !core.images.isWhole(image)) return {};
       const info = () => ({ layers: image.layers, imageSpec: { config: image.config } });
-      return { image: toImage(image), info: infoOf(verbose, info) };
+      const [answer] = statusBudget.fit([toImage(image)]);
+      return { image: answer, info: infoOf(verbose, info) };
     },
 
     async removeImage({ image }) {
@@ -69,6 +77,17 @@ export function imageRpcs({ core, stats }: CriContext) {
   } satisfies ServiceImpl<typeof ImageServiceDefinition>;
 }
 
+function withoutAnnotations(image: ImageMessage): ImageMessage {
+  return { ...image, spec: image.spec && { ...image.spec, annotations: {} } };
+}
+
+/** The kubelet reports five of them, and keeps images by their ids. */
+function withFewNames({ repoTags, repoDigests, ...image }: ImageMessage): ImageMessage {
+  const few = (names: string[]) => names.slice(0, NAMES_IN_LISTS);
+  return { ...image, repoTags: few(repoTags), repoDigests: few(repoDigests) };
+}
+const NAMES_IN_LISTS = 8;
+
 function requireImage(spec: ImageSpec | undefined): string {
   const image = spec?.image ?? "";
   if (image === "") throw new CribError("InvalidArgument", 'image.image: "" is empty');
@@ -78,7 +97,7 @@ function requireImage(spec: ImageSpec | undefined): string {
 const LARGEST_INT64 = 2n ** 63n - 1n;
 
 /** CRI's form of an image. The kubelet's runAsNonRoot check needs the user: a number or a name. */
-function toImage(image: Image): DeepPartial<ImageMessage> {
+function toImage(image: Image): ImageMessage {
   const user = (image.config.User ?? "").split(":")[0] ?? "";
   // What is no int64 is taken for a name, as containerd does: one image must not break the list.
   const numeric = /^\d{1,19}$/.test(user) && BigInt(user) <= LARGEST_INT64;
@@ -89,7 +108,7 @@ function toImage(image: Image): DeepPartial<ImageMessage> {
     size: BigInt(image.sizeBytes),
     uid: numeric ? { value: BigInt(user) } : undefined,
     username: numeric ? "" : user,
-    spec: { image: image.id, annotations: image.annotations },
+    spec: ImageSpec.fromPartial({ image: image.id, annotations: image.annotations }),
     pinned: image.pinned,
   };
 }

@@ -1,4 +1,5 @@
 import { containerPaths, podPaths } from "../container/paths.ts";
+import type { PodSandbox } from "../gen/runtime/v1/pod_sandbox_pb.ts";
 import type { RuntimeServiceDefinition } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { removePod } from "../pod/remove.ts";
 import { runPod } from "../pod/run.ts";
@@ -9,10 +10,15 @@ import type { CriContext } from "./context.ts";
 import { requireId } from "./ids.ts";
 import { infoOf } from "./info.ts";
 import { hasLabels } from "./labels.ts";
+import { ListBudget, onlyKubelets } from "./list-budget.ts";
 import type { ServiceImpl } from "./service.ts";
 
 /** RunPodSandbox, StopPodSandbox, RemovePodSandbox, PodSandboxStatus, ListPodSandbox. */
 export function podSandboxRpcs({ core }: CriContext) {
+  const budget = new ListBudget<PodSandbox>("ListPodSandbox", [
+    onlyKubelets("annotations"),
+    onlyKubelets("labels"),
+  ]);
   return {
     async runPodSandbox({ config, runtimeHandler }, { signal }) {
       return { podSandboxId: await runPod(core, { config, handler: runtimeHandler, signal }) };
@@ -56,7 +62,7 @@ export function podSandboxRpcs({ core }: CriContext) {
           (wanted === undefined || stateOf(pod) === wanted) &&
           hasLabels(pod.config.labels, filter?.labelSelector),
       );
-      return { items: items.map(toPodSandbox) };
+      return { items: budget.fit(items.map(toPodSandbox)) };
     },
   } satisfies ServiceImpl<typeof RuntimeServiceDefinition>;
 }

@@ -3,6 +3,7 @@ import { CgroupDriver } from "../gen/runtime/v1/runtime_pb.ts";
 import type { RuntimeServiceDefinition } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { RUNTIME_API_VERSION, RUNTIME_NAME, VERSION } from "../version.ts";
 import type { CriContext } from "./context.ts";
+import { infoOf } from "./info.ts";
 import type { ServiceImpl } from "./service.ts";
 
 /** Version, Status, RuntimeConfig. */
@@ -24,11 +25,12 @@ export function runtimeRpcs({ core, streaming }: CriContext) {
         core.network.status(),
         handlerList(core),
       ]);
+      const details = verbose ? await verboseInfo(core, streaming) : {};
       return {
         status: { conditions: [runtime, { type: "NetworkReady", ...condition(network) }] },
         runtimeHandlers: handlers,
         features: { supplementalGroupsPolicy: true, mountOptions: true },
-        info: verbose ? await verboseInfo(core, streaming) : {},
+        info: infoOf(verbose, () => details),
       };
     },
 
@@ -42,6 +44,9 @@ export function runtimeRpcs({ core, streaming }: CriContext) {
 
 type Core = CriContext["core"];
 
+/** For people; a plugin may say anything. */
+const MESSAGE_LIMIT = 4096;
+
 function condition({
   ready,
   reason,
@@ -51,7 +56,7 @@ function condition({
   reason: string;
   message: string;
 }) {
-  return { status: ready, reason, message };
+  return { status: ready, reason, message: message.slice(0, MESSAGE_LIMIT) };
 }
 
 /** Ready when the default handler has made a container on this host. */
@@ -80,14 +85,11 @@ async function handlerList(core: Core) {
   return fallback === undefined ? handlers : [{ ...fallback, name: "" }, ...handlers];
 }
 
-async function verboseInfo(
-  core: Core,
-  streaming: CriContext["streaming"],
-): Promise<Record<string, string>> {
+async function verboseInfo(core: Core, streaming: CriContext["streaming"]) {
   const { crib, network } = core.config;
   // Not the environment: it may hold secrets.
   const { default_env: _, ...runtime } = core.config.runtime;
-  const info = {
+  return {
     version: VERSION,
     pid: process.pid,
     uptimeSeconds: Math.round(process.uptime()),
@@ -100,5 +102,4 @@ async function verboseInfo(
     sessions: streaming.sessions(),
     damaged: core.store.damaged,
   };
-  return { info: JSON.stringify(info) };
 }

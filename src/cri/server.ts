@@ -24,8 +24,12 @@ import { type CallContext, methodDefinition, type Service, type ServiceImpl } fr
 import { containerStatsRpcs } from "./stats.ts";
 import { streamingRpcs } from "./streaming.ts";
 
-/** kubelet's own limit is 16 MiB; CRI-O takes 80. */
-const MAX_MESSAGE_BYTES = 80 * 1024 * 1024;
+/**
+ * The kernel runs nothing with more than 6 MiB of arguments and environment. What is said in a request is
+ * also told in a status, of which the kubelet takes 16 MiB.
+ */
+const REQUEST_LIMIT_BYTES = 8 * 1024 * 1024;
+const ANSWER_LIMIT_BYTES = 16 * 1024 * 1024;
 /** Answered at once, also while pods are being recovered. */
 const ALWAYS = new Set(["Version", "Status", "RuntimeConfig"]);
 
@@ -39,8 +43,8 @@ export interface CriServer {
 /** RPCs that Crib does not have answer Unimplemented at once: they are not in the implementations. */
 export function criServer(context: CriContext): CriServer {
   const server = new Server({
-    "grpc.max_receive_message_length": MAX_MESSAGE_BYTES,
-    "grpc.max_send_message_length": MAX_MESSAGE_BYTES,
+    "grpc.max_receive_message_length": REQUEST_LIMIT_BYTES,
+    "grpc.max_send_message_length": ANSWER_LIMIT_BYTES,
     "grpc.enable_channelz": 0,
   });
   const { recovered } = context;

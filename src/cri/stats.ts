@@ -1,15 +1,15 @@
 import type { RuntimeServiceDefinition } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { requireContainer } from "../state/find.ts";
 import type { ContainerRecord } from "../state/records.ts";
-import type { StatsTarget } from "../stats/reader.ts";
 import type { CriContext } from "./context.ts";
 import { requireId } from "./ids.ts";
 import { hasLabels } from "./labels.ts";
+import { ListBudget, onlyKubelets, type Trim } from "./list-budget.ts";
 import type { ServiceImpl } from "./service.ts";
 
 /** ContainerStats and ListContainerStats. */
 export function containerStatsRpcs({ core, stats }: CriContext) {
-  const target = (container: ContainerRecord): StatsTarget => ({
+  const target = (container: ContainerRecord) => ({
     id: container.id,
     attributes: {
       id: container.id,
@@ -20,6 +20,12 @@ export function containerStatsRpcs({ core, stats }: CriContext) {
     cgroupPath: container.phase === "running" ? container.cgroup : undefined,
     layerDirectory: core.storage.diff(container.id),
   });
+  // The figures of a container are few.
+  type Target = ReturnType<typeof target>;
+  const budget = new ListBudget<Target>("ListContainerStats", [
+    ofAttributes<Target["attributes"], Target>(onlyKubelets("annotations")),
+    ofAttributes<Target["attributes"], Target>(onlyKubelets("labels")),
+  ]);
   return {
     async containerStats({ containerId }) {
       const container = requireContainer(core.store, requireId("container_id", containerId));
@@ -38,7 +44,11 @@ export function containerStatsRpcs({ core, stats }: CriContext) {
           container.podId.startsWith(filter?.podSandboxId ?? "") &&
           hasLabels(container.config.labels, filter?.labelSelector),
       );
-      return { stats: await stats.read(containers.map(target)) };
+      return { stats: await stats.read(budget.fit(containers.map(target))) };
     },
   } satisfies ServiceImpl<typeof RuntimeServiceDefinition>;
+}
+
+function ofAttributes<A, T extends { attributes: A }>({ what, trim }: Trim<A>): Trim<T> {
+  return { what, trim: (entry) => ({ ...entry, attributes: trim(entry.attributes) }) };
 }

@@ -1,4 +1,4 @@
-import { PodSandbox, PodSandboxState, PodSandboxStatus } from "../gen/runtime/v1/pod_sandbox_pb.ts";
+import { type PodSandbox, PodSandboxState, PodSandboxStatus } from "../gen/runtime/v1/pod_sandbox_pb.ts";
 import { NamespaceMode } from "../gen/runtime/v1/security_pb.ts";
 import type { PodRecord } from "../state/records.ts";
 
@@ -9,7 +9,7 @@ export function stateOf(pod: PodRecord): PodSandboxState {
 
 /** What ListPodSandbox says of a pod. */
 export function toPodSandbox(pod: PodRecord): PodSandbox {
-  return PodSandbox.fromPartial({
+  return {
     id: pod.id,
     metadata: pod.config.metadata,
     state: stateOf(pod),
@@ -17,7 +17,7 @@ export function toPodSandbox(pod: PodRecord): PodSandbox {
     labels: pod.config.labels,
     annotations: pod.config.annotations,
     runtimeHandler: pod.handler,
-  });
+  };
 }
 
 /** What PodSandboxStatus says of a pod: the first address is the primary one. */

@@ -1,4 +1,5 @@
 import { isIP } from "node:net";
+import { refuseLong } from "../container/config-size.ts";
 import type { Core } from "../container/core.ts";
 import { validateSandboxSecurity } from "../container/spec/sandbox.ts";
 import { CribError } from "../error.ts";
@@ -22,6 +23,7 @@ export function validatePod(core: Core, config: PodSandboxConfig): void {
   for (const field of ["name", "namespace", "uid"] as const) {
     if (metadata[field] === "") throw invalid(`config.metadata.${field}`, "", "is empty");
   }
+  refuseLong(config);
   if (config.windows !== undefined) {
     throw new CribError("InvalidArgument", "config.windows is set, and this is a Linux node");
   }

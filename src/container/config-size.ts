@@ -1,0 +1,45 @@
+/** How long the texts may be that a client sends along and that lists and statuses repeat. */
+import { CribError } from "../error.ts";
+import type { ContainerConfig } from "../gen/runtime/v1/container_config_pb.ts";
+import type { PodSandboxConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
+
+/**
+ * Twice what Kubernetes allows the annotations of an object (TotalAnnotationSizeLimitB): labels, and what
+ * the kubelet adds itself, count as well.
+ */
+const NOTES_LIMIT_BYTES = 512 * 1024;
+/** A Kubernetes name has up to 253 characters, a reference some 500. */
+const TEXT_LIMIT = 1024;
+
+/** @throws CribError InvalidArgument, naming the field. */
+export function refuseLong({
+  metadata,
+  labels,
+  annotations,
+  ...rest
+}: PodSandboxConfig | ContainerConfig): void {
+  const image = "image" in rest ? rest.image : undefined;
+  const notes = [labels, annotations, image?.annotations ?? {}];
+  const bytes = notes
+    .flatMap((record) => Object.entries(record))
+    .reduce((sum, [name, value]) => sum + Buffer.byteLength(name) + Buffer.byteLength(value), 0);
+  if (bytes > NOTES_LIMIT_BYTES) {
+    const why = `${bytes} bytes together, at most ${NOTES_LIMIT_BYTES}`;
+    throw new CribError("InvalidArgument", `config.labels and config.annotations: ${why}`);
+  }
+  const texts = {
+    ...Object.fromEntries(
+      Object.entries(metadata ?? {}).map(([name, value]) => [`metadata.${name}`, value]),
+    ),
+    "image.image": image?.image,
+    "image.user_specified_image": image?.userSpecifiedImage,
+  };
+  for (const [field, text] of Object.entries(texts)) {
+    if (typeof text !== "string" || text.length <= TEXT_LIMIT) continue;
+    const why = `${text.length} characters, at most ${TEXT_LIMIT}`;
+    throw new CribError(
+      "InvalidArgument",
+      `config.${field}: ${JSON.stringify(text.slice(0, 100))}…: ${why}`,
+    );
+  }
+}
