@@ -20,6 +20,7 @@ import {
   readCapabilities,
   setNoNewPrivileges,
 } from "../linux/capabilities.ts";
+import { codeOf } from "../linux/errno.ts";
 import { changeRoot, syncFileSystem } from "../linux/file.ts";
 import { waitReadable } from "../linux/poll.ts";
 
@@ -166,7 +167,7 @@ function read(input: Buffer): number {
     try {
       return readSync(0, input, 0, input.length, null);
     } catch (error) {
-      if ((error as { code?: unknown }).code !== "EAGAIN") throw error;
+      if (codeOf(error) !== "EAGAIN") throw error;
       Bun.sleepSync(EAGAIN_PAUSE_MS);
     }
   }
@@ -180,6 +181,6 @@ function reasonOf(error: unknown): Extract<UnpackReport, { kind: "failed" }>["re
   if (error instanceof LimitError) return "limit";
   if (error instanceof TarError) return "archive";
   if (error instanceof DecodeError) return "decode";
-  const code = (error as { code?: unknown }).code;
+  const code = codeOf(error);
   return code === "ENOSPC" || code === "EDQUOT" ? "disk-full" : "system";
 }

@@ -8,6 +8,7 @@ import { basename, dirname, join } from "node:path";
 import { parse, TomlError, type TomlTable } from "smol-toml";
 import * as v from "valibot";
 import { CribError, messageOf } from "../error.ts";
+import { codeOf } from "../linux/errno.ts";
 import { describeIssues, isMissingKey, type Source } from "./problem.ts";
 import { type Config, configSchema } from "./schema.ts";
 
@@ -77,7 +78,7 @@ async function dropIns(directory: string): Promise<string[]> {
       .sort()
       .map((name) => join(directory, name));
   } catch (error) {
-    const { code } = error as NodeJS.ErrnoException;
+    const code = codeOf(error);
     if (code === "ENOENT" || code === "ENOTDIR") return [];
     throw new CribError("InvalidArgument", `${directory}: cannot be read: ${messageOf(error)}`, {
       cause: error,
@@ -89,7 +90,7 @@ async function readText(path: string, optional: boolean): Promise<string | undef
   try {
     return await readFile(path, "utf8");
   } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") {
+    if (codeOf(error) === "ENOENT") {
       if (optional) return undefined;
       throw new CribError("NotFound", `${path}: there is no such configuration file`);
     }

@@ -125,8 +125,9 @@ const UNKNOWN = 255;
 const doomed = new WeakSet<ContainerRecord>();
 
 /** To be called before a container is killed: should nobody see its end, this was its cause. */
-export function noteKill(core: Core, container: ContainerRecord): void {
-  if (processes(core.cgroups, container.cgroup).includes(container.pid)) doomed.add(container);
+export async function noteKill(core: Core, container: ContainerRecord): Promise<void> {
+  const alive = await processes(core.cgroups, container.cgroup);
+  if (alive.includes(container.pid)) doomed.add(container);
 }
 
 /** An end of which neither the monitor nor its record tells. */
@@ -159,7 +160,7 @@ export async function settle(
   { killMs = KILL_DEADLINE_MS, reportMs = REPORT_MS } = {},
 ): Promise<void> {
   const reported = reportMs > 0 ? core.exits.wait(container.id, killMs + reportMs) : undefined;
-  noteKill(core, container);
+  await noteKill(core, container);
   await killAll(core.cgroups, container.cgroup, killMs);
   if (container.phase === "exited") return;
   if (reported !== undefined) await Promise.race([reported, Bun.sleep(reportMs)]);

@@ -54,7 +54,7 @@ export async function discardById(core: Core, pod: PodRecord, id: string): Promi
 
 /** The runtime of a monitor that is dead lives on in the pod's cgroup, and would make what is taken away. */
 async function killOrphanedRuntimes(core: Core, pod: PodRecord): Promise<void> {
-  if (processes(core.cgroups, pod.cgroup).includes(pod.monitorPid)) return;
+  if ((await processes(core.cgroups, pod.cgroup)).includes(pod.monitorPid)) return;
   await killAll(core.cgroups, pod.cgroup, KILL_DEADLINE_MS);
 }
 

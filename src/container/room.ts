@@ -1,5 +1,5 @@
 import { CribError, messageOf } from "../error.ts";
-import { codeOf } from "../linux/kernel-file.ts";
+import { codeOf } from "../linux/errno.ts";
 import type { Core } from "./core.ts";
 
 /**

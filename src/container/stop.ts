@@ -70,7 +70,7 @@ async function terminate(core: Core, container: ContainerRecord, stop: Stop): Pr
 
 async function kill(core: Core, container: ContainerRecord): Promise<void> {
   if (!hasNotEnded(container)) return;
-  noteKill(core, container);
+  await noteKill(core, container);
   await send(core, container, SIGKILL);
   const killMs = core.config.container.kill_timeout_seconds * 1000;
   await settle(core, container, "its monitor does not answer", { killMs });

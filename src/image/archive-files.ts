@@ -3,6 +3,7 @@ import { closeSync, constants, fstatSync, openSync, read, readSync, statSync } f
 import { type FileHandle, mkdir, open, rm, statfs } from "node:fs/promises";
 import { dirname, join, normalize } from "node:path";
 import { CribError, messageOf } from "../error.ts";
+import { codeOf } from "../linux/errno.ts";
 import { openInRoot } from "../linux/file.ts";
 import { createPieceDecoder, DecodeError, detectCompression } from "./decoder.ts";
 import { splitPath } from "./layer-path.ts";
@@ -67,7 +68,7 @@ function explain(error: unknown, path: string): unknown {
     const named = error.message.includes(path);
     return named ? error : new CribError(error.code, `${path}: ${error.message}`);
   }
-  const code = (error as { code?: unknown }).code;
+  const code = codeOf(error);
   const wrong = error instanceof TarError || error instanceof DecodeError;
   if (wrong) return new CribError("FailedPrecondition", `${path}: ${error.message}`);
   if (code === "ENOENT") return new CribError("NotFound", `${path}: there is no such file`);
@@ -90,7 +91,7 @@ class DirectoryFiles implements ArchiveFiles {
       // Links in it must not lead to the host's files.
       fd = openInRoot(this.#directory, name, constants.O_RDONLY | constants.O_NONBLOCK);
     } catch (error) {
-      const code = (error as { code?: unknown }).code;
+      const code = codeOf(error);
       if (code === "ENOENT" || code === "ENOTDIR") return undefined;
       throw error;
     }

@@ -2,6 +2,7 @@
 import { type FSWatcher, readdirSync, statSync, watch } from "node:fs";
 import { join } from "node:path";
 import { messageOf } from "../error.ts";
+import { codeOf } from "../linux/errno.ts";
 import { log } from "../observe/log.ts";
 
 /** Of directories; each takes one of the kernel's watches, of which all programs share some thousands. */
@@ -71,7 +72,7 @@ export class ArchiveWatch {
       this.#watch(path, depth);
       this.#below(path, depth);
     } catch (error) {
-      const code = (error as { code?: unknown }).code;
+      const code = codeOf(error);
       if (code !== "ENOENT" && code !== "ENOTDIR") this.#complain(path, messageOf(error));
     }
   }

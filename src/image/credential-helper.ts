@@ -2,6 +2,7 @@
 import * as v from "valibot";
 import { CribError } from "../error.ts";
 import { runCommand } from "../linux/command.ts";
+import { codeOf } from "../linux/errno.ts";
 import type { Credentials } from "./credentials.ts";
 
 /** A helper may ask a cloud's metadata service, but no person. */
@@ -55,7 +56,7 @@ async function run(argv: string[], input: string, deadlineMs: number) {
       outputLimitBytes: OUTPUT_LIMIT_BYTES,
     });
   } catch (error) {
-    const code = (error as { code?: unknown }).code;
+    const code = codeOf(error);
     if (code !== "ENOENT" && code !== "EACCES") throw error;
     throw new CribError("FailedPrecondition", `credential helper ${argv[0]}: not found in PATH`);
   }

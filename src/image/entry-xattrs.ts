@@ -1,7 +1,7 @@
 /** Extended attributes of a layer's entries: which are refused, left out, or set. */
 import { crc32 } from "node:zlib";
+import { codeOf } from "../linux/errno.ts";
 import { getXattr, setXattr } from "../linux/file.ts";
-import { codeOf } from "../linux/kernel-file.ts";
 import { quote } from "./layer-path.ts";
 import type { TarEntry } from "./tar.ts";
 import { TarError } from "./tar-error.ts";

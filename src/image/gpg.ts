@@ -4,6 +4,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { CribError } from "../error.ts";
 import { runCommand } from "../linux/command.ts";
+import { codeOf } from "../linux/errno.ts";
 
 const DEADLINE_MS = 20_000;
 const PAYLOAD_LIMIT_BYTES = 1024 * 1024;
@@ -53,7 +54,7 @@ async function gpgv(home: string, argv: string[]): Promise<{ words: string[]; ex
     const words = [...stdout.matchAll(/^\[GNUPG:\] ([A-Z_]+)/gm)].map(([, word]) => word ?? "");
     return { words, exitCode };
   } catch (error) {
-    if ((error as { code?: unknown }).code !== "ENOENT") throw error;
+    if (codeOf(error) !== "ENOENT") throw error;
     throw notThere();
   }
 }

@@ -18,8 +18,8 @@ import {
 } from "node:fs";
 import { crc32 } from "node:zlib";
 import { messageOf } from "../error.ts";
+import { codeOf } from "../linux/errno.ts";
 import { deviceNumber, mknod, setTimes, setXattr } from "../linux/file.ts";
-import { codeOf } from "../linux/kernel-file.ts";
 import { SyscallError } from "../linux/libc.ts";
 import { type IndexRecord, indexLine, xattrLine } from "../storage/layer-index.ts";
 import { DirectoryList } from "./directory-list.ts";

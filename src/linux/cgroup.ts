@@ -3,11 +3,13 @@
  * the same in every tree; the files are the kernel's, so reads and writes are synchronous and only
  * waits are not. See cgroups(7) and Documentation/admin-guide/cgroup-v2.rst of the kernel.
  */
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync, rmdirSync } from "node:fs";
 import { setTimeout as sleep } from "node:timers/promises";
 import { CribError } from "../error.ts";
 import type { CgroupHierarchy, CgroupHost } from "./cgroup-host.ts";
-import { attemptUnless, codeOf, readKernelFile, writeKernelFile } from "./kernel-file.ts";
+import { childrenOf, walkCgroups } from "./cgroup-walk.ts";
+import { codeOf } from "./errno.ts";
+import { attemptUnless, readKernelFile, writeKernelFile } from "./kernel-file.ts";
 
 export { type CgroupHierarchy, type CgroupHost, detectCgroups } from "./cgroup-host.ts";
 
@@ -124,13 +126,6 @@ export function availableControllers(host: CgroupHost, path: string): string[] {
   });
 }
 
-function childrenOf(directory: string): string[] {
-  const entries = attemptUnless(["ENOENT", "ENODEV"], "readdir", directory, () =>
-    readdirSync(directory, { withFileTypes: true }),
-  );
-  return (entries ?? []).filter((entry) => entry.isDirectory()).map((entry) => entry.name);
-}
-
 /**
  * Moves a process (all of its threads) into an existing cgroup, in all trees. On v2 a cgroup that has
  * children is refused (`FailedPrecondition`): processes in it would keep controllers from its children.
@@ -159,43 +154,54 @@ export function joinFiles(host: CgroupHost, path: string): string[] {
   return writable(host).map((tree) => `${directoryIn(tree, checked)}/${file}`);
 }
 
-function forEachBelow(directory: string, visit: (directory: string) => void): void {
-  for (const name of childrenOf(directory)) forEachBelow(`${directory}/${name}`, visit);
-  visit(directory);
-}
-
 /** Pids in the cgroup and its children, in any tree. 0 stands for one in another PID namespace. */
-function scan(host: CgroupHost, path: string): Set<number> {
+async function scan(host: CgroupHost, path: string): Promise<Set<number>> {
   const pids = new Set<number>();
   for (const tree of host.hierarchies) {
-    forEachBelow(directoryIn(tree, path), (directory) => {
-      for (const line of readKernelFile(`${directory}/cgroup.procs`)?.split("\n") ?? []) {
-        if (line !== "") pids.add(Number(line));
-      }
+    const top = directoryIn(tree, path);
+    // Who is in a threaded child is in the list of the domain above it too; where that is not ours to see,
+    // the threads are listed.
+    const file = isThreaded(top) ? "cgroup.threads" : "cgroup.procs";
+    await walkCgroups(top, {
+      visit(directory) {
+        for (const line of readKernelFile(`${directory}/${file}`)?.split("\n") ?? []) {
+          if (line !== "") pids.add(Number(line));
+        }
+      },
     });
   }
   return pids;
 }
 
+function isThreaded(directory: string): boolean {
+  return readKernelFile(`${directory}/cgroup.type`)?.trim() === "threaded";
+}
+
 /** The pids in a cgroup and its children; a missing cgroup has none. */
-export function processes(host: CgroupHost, path: string): number[] {
-  const pids = scan(host, checkCgroupPath(path));
+export async function processes(host: CgroupHost, path: string): Promise<number[]> {
+  const pids = await scan(host, checkCgroupPath(path));
   pids.delete(0);
   return [...pids].sort((a, b) => a - b);
 }
 
 /** v1: a frozen process does not die, and a frozen cgroup cannot fork away from the signals. */
-function setFreezer(host: CgroupHost, path: string, state: "FROZEN" | "THAWED"): void {
+async function setFreezer(
+  host: CgroupHost,
+  path: string,
+  state: "FROZEN" | "THAWED",
+): Promise<void> {
   const mountPoint = host.version === 1 ? host.controllers.get("freezer") : undefined;
   if (mountPoint === undefined) return;
-  forEachBelow(`${mountPoint}${path}`, (directory) => {
-    attemptUnless(["ENOENT", "ENODEV", "EBUSY"], "write", directory, () =>
-      writeKernelFile(`${directory}/freezer.state`, state),
-    );
+  await walkCgroups(`${mountPoint}${path}`, {
+    visit(directory) {
+      attemptUnless(["ENOENT", "ENODEV", "EBUSY"], "write", directory, () =>
+        writeKernelFile(`${directory}/freezer.state`, state),
+      );
+    },
   });
 }
 
-function killOnce(host: CgroupHost, path: string): void {
+async function killOnce(host: CgroupHost, path: string): Promise<void> {
   if (host.version === 2) {
     const mountPoint = host.hierarchies[0]?.mountPoint ?? "";
     try {
@@ -206,15 +212,15 @@ function killOnce(host: CgroupHost, path: string): void {
       if (!["ENOENT", "EOPNOTSUPP", "ENODEV"].includes(codeOf(error))) throw error;
     }
   }
-  setFreezer(host, path, "FROZEN");
+  await setFreezer(host, path, "FROZEN");
   try {
-    for (const pid of scan(host, path)) {
+    for (const pid of await scan(host, path)) {
       // kill(0) would end our own process group.
       if (pid <= 0 || pid === process.pid) continue;
       attemptUnless(["ESRCH"], "kill", String(pid), () => process.kill(pid, "SIGKILL"));
     }
   } finally {
-    setFreezer(host, path, "THAWED");
+    await setFreezer(host, path, "THAWED");
   }
 }
 
@@ -226,7 +232,7 @@ function killOnce(host: CgroupHost, path: string): void {
 export async function killAll(host: CgroupHost, path: string, deadlineMs: number): Promise<void> {
   const checked = ownPath(path);
   const end = performance.now() + deadlineMs;
-  let left = scan(host, checked);
+  let left = await scan(host, checked);
   for (let pauseMs = 1; left.size > 0; pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS)) {
     if (left.has(process.pid)) {
       throw new CribError("FailedPrecondition", `cgroup ${checked}: holds this daemon itself`);
@@ -237,18 +243,21 @@ export async function killAll(host: CgroupHost, path: string, deadlineMs: number
         `cgroup ${checked}: processes ${[...left].join(", ")} are alive ${deadlineMs} ms after SIGKILL`,
       );
     }
-    killOnce(host, checked);
+    await killOnce(host, checked);
     await sleep(pauseMs);
-    left = scan(host, checked);
+    left = await scan(host, checked);
   }
+}
+
+function remove(directory: string): void {
+  attemptUnless(["ENOENT"], "rmdir", directory, () => rmdirSync(directory));
 }
 
 async function removeTree(directory: string, end: number): Promise<void> {
   for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS)) {
     try {
-      forEachBelow(directory, (each) => {
-        attemptUnless(["ENOENT"], "rmdir", each, () => rmdirSync(each));
-      });
+      await walkCgroups(directory, { leave: (parent, name) => remove(`${parent}/${name}`) });
+      remove(directory);
       return;
     } catch (error) {
       // EBUSY: dying processes, or a child cgroup made since; both may pass.

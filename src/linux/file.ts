@@ -4,6 +4,7 @@
  */
 import { closeSync, constants, fstatSync, openSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
+import { codeOf } from "./errno.ts";
 import { buffer, check, cstring, libc, SyscallError } from "./libc.ts";
 
 const c = libc({
@@ -64,9 +65,7 @@ export async function openFileInRoot(root: string, path: string): Promise<FileHa
   try {
     handle = openInRoot(root, path, O_PATH);
   } catch (error) {
-    if (error instanceof SyscallError && (error.code === "ENOENT" || error.code === "ENOTDIR")) {
-      return undefined;
-    }
+    if (codeOf(error) === "ENOENT" || codeOf(error) === "ENOTDIR") return undefined;
     throw error;
   }
   try {
@@ -117,9 +116,9 @@ export function getXattr(
         check(c.lgetxattr(where, key, value, size), "lgetxattr", text(name)),
       );
     } catch (error) {
-      if (!(error instanceof SyscallError)) throw error;
-      if (error.code === "ENODATA" || error.code === "EOPNOTSUPP") return undefined;
-      if (error.code !== "ERANGE" || attempt === ERANGE_RETRIES) throw error;
+      const code = codeOf(error);
+      if (code === "ENODATA" || code === "EOPNOTSUPP") return undefined;
+      if (code !== "ERANGE" || attempt === ERANGE_RETRIES) throw error;
     }
   }
 }

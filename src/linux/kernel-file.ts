@@ -1,27 +1,22 @@
 /** Reads and writes of kernel files (cgroupfs, /proc), with failures as `SyscallError`. */
 import { closeSync, constants, openSync, readFileSync, writeSync } from "node:fs";
+import { codeOf, type ErrnoName, errnoOf } from "./errno.ts";
 import { SyscallError } from "./libc.ts";
-
-/** The errno's name of a failed file or system call ("ENOENT"), "" for anything else. */
-export function codeOf(error: unknown): string {
-  if (!(error instanceof Error) || !("code" in error)) return "";
-  return typeof error.code === "string" ? error.code : "";
-}
 
 /** Runs one file operation; a failure becomes a `SyscallError`. */
 export function attempt<T>(syscall: string, path: string, operation: () => T): T {
   try {
     return operation();
   } catch (error) {
-    const number = error instanceof Error && "errno" in error ? Number(error.errno) : Number.NaN;
-    if (Number.isNaN(number)) throw error;
-    throw new SyscallError(syscall, Math.abs(number), path);
+    const errno = errnoOf(error);
+    if (errno === undefined) throw error;
+    throw new SyscallError(syscall, errno, path);
   }
 }
 
 /** Like `attempt`, but a failure with one of `codes` gives undefined. */
 export function attemptUnless<T>(
-  codes: readonly string[],
+  codes: readonly ErrnoName[],
   syscall: string,
   path: string,
   operation: () => T,
@@ -29,7 +24,7 @@ export function attemptUnless<T>(
   try {
     return attempt(syscall, path, operation);
   } catch (error) {
-    if (codes.includes(codeOf(error))) return undefined;
+    if (codes.some((code) => code === codeOf(error))) return undefined;
     throw error;
   }
 }

@@ -5,24 +5,19 @@
  * allocated itself may move once `.buffer` is touched, and the kernel would then write elsewhere.
  */
 import { dlopen, type FFIFunction, read } from "bun:ffi";
-import { constants } from "node:os";
+import { type ErrnoCode, errnoName } from "./errno.ts";
 
-const NAMES = new Map<number, string>();
-for (const [name, value] of Object.entries(constants.errno)) {
-  if (!NAMES.has(value)) NAMES.set(value, name);
-}
-
-/** A failed system call: `code` is the errno's name ("ENOENT"), as in Node's own errors. */
+/** A failed system call: `code` is the errno's name ("ENOENT"), see errno.ts. */
 export class SyscallError extends Error {
   override readonly name = "SyscallError";
-  readonly code: string;
+  readonly code: ErrnoCode;
 
   constructor(
     readonly syscall: string,
     readonly errno: number,
     detail?: string,
   ) {
-    const code = NAMES.get(errno) ?? `errno ${errno}`;
+    const code = errnoName(errno);
     super(`${syscall}${detail === undefined ? "" : ` ${detail}`}: ${code}`);
     this.code = code;
   }

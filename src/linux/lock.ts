@@ -1,4 +1,5 @@
-import { check, libc, SyscallError } from "./libc.ts";
+import { codeOf } from "./errno.ts";
+import { check, libc } from "./libc.ts";
 
 const functions = libc({ flock: { args: ["i32", "i32"], returns: "i32" } });
 const LOCK_EX = 2;
@@ -10,7 +11,7 @@ export function tryLock(fd: number): boolean {
     check(functions.flock(fd, LOCK_EX | LOCK_NB), "flock");
     return true;
   } catch (error) {
-    if (error instanceof SyscallError && error.code === "EAGAIN") return false;
+    if (codeOf(error) === "EAGAIN") return false;
     throw error;
   }
 }

@@ -1,7 +1,8 @@
 /** mount(2) and umount2(2). Paths are strings or raw bytes; every failure is a `SyscallError`. */
 import { statSync } from "node:fs";
 import { dirname } from "node:path";
-import { check, cstring, libc, SyscallError } from "./libc.ts";
+import { codeOf } from "./errno.ts";
+import { check, cstring, libc } from "./libc.ts";
 
 const c = libc({
   mount: { args: ["ptr", "ptr", "ptr", "u64", "ptr"], returns: "i32" },
@@ -76,7 +77,7 @@ export function unmount(target: string, { detach = false } = {}): boolean {
     );
     return true;
   } catch (error) {
-    if (error instanceof SyscallError && (error.code === "EINVAL" || error.code === "ENOENT")) {
+    if (codeOf(error) === "EINVAL" || codeOf(error) === "ENOENT") {
       return false;
     }
     throw error;

@@ -4,7 +4,8 @@
  */
 import { setTimeout as sleep } from "node:timers/promises";
 import { monotonicNs } from "./clock.ts";
-import { buffer, check, cstring, libc, SyscallError } from "./libc.ts";
+import { codeOf } from "./errno.ts";
+import { buffer, check, cstring, libc } from "./libc.ts";
 
 const c = libc({
   socket: { args: ["i32", "i32", "i32"], returns: "i32" },
@@ -80,8 +81,7 @@ async function send(address: Uint8Array, text: string): Promise<void> {
       sendOnce(address, message);
       return;
     } catch (error) {
-      const full = error instanceof SyscallError && error.code === "EAGAIN";
-      if (!full || attempt === TRIES) throw error;
+      if (codeOf(error) !== "EAGAIN" || attempt === TRIES) throw error;
     }
     await sleep(PAUSE_MS);
   }

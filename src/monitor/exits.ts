@@ -2,6 +2,7 @@ import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import * as v from "valibot";
 import { messageOf } from "../error.ts";
+import { codeOf } from "../linux/errno.ts";
 import { log } from "../observe/log.ts";
 import type { ContainerExit } from "./types.ts";
 
@@ -32,8 +33,8 @@ const ExitRecord = v.object({
  */
 export async function readExitRecords(directory: string): Promise<ContainerExit[]> {
   const exits = join(directory, "exits");
-  const names = await readdir(exits).catch((error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT") return [];
+  const names = await readdir(exits).catch((error: unknown) => {
+    if (codeOf(error) === "ENOENT") return [];
     throw error;
   });
   const records = await Promise.all(

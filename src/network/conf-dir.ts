@@ -1,7 +1,7 @@
 /** Finds the network configuration on disk and notices when it changes. */
 import { readdirSync, readFileSync, statSync } from "node:fs";
 import { join } from "node:path";
-import { codeOf } from "../linux/kernel-file.ts";
+import { codeOf } from "../linux/errno.ts";
 import { type ConfList, parseConfList, parsePluginConf } from "./conflist.ts";
 
 /** What the configuration directory holds: a network, or the reason why there is none. */

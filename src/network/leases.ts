@@ -10,7 +10,7 @@ import { constants } from "node:fs";
 import { lstat, open, readdir, readFile, rm } from "node:fs/promises";
 import { isIP } from "node:net";
 import { join } from "node:path";
-import { codeOf } from "../linux/kernel-file.ts";
+import { codeOf } from "../linux/errno.ts";
 import type { CniNetwork } from "./conflist.ts";
 
 const DEFAULT_DATA_DIR = "/var/lib/cni/networks";

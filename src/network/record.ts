@@ -7,7 +7,7 @@ import { mkdir, open, readdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import * as v from "valibot";
 import { CribError, messageOf } from "../error.ts";
-import { codeOf } from "../linux/kernel-file.ts";
+import { codeOf } from "../linux/errno.ts";
 import { tryLock } from "../linux/lock.ts";
 import { networkSchema } from "./conflist.ts";
 

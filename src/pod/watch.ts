@@ -4,6 +4,7 @@ import type { Core } from "../container/core.ts";
 import { endingOf, finish, finishSoon, releaseLater } from "../container/exit.ts";
 import { podPaths } from "../container/paths.ts";
 import { CribError, messageOf } from "../error.ts";
+import { codeOf } from "../linux/errno.ts";
 import { adoptMonitor } from "../monitor/adopt.ts";
 import type { Monitor } from "../monitor/client.ts";
 import type { ContainerExit } from "../monitor/types.ts";
@@ -89,7 +90,7 @@ export async function connectMonitor(core: Core, pod: PodRecord): Promise<Monito
 /** Nobody listens on its socket, or there is none: a monitor that lives always does. */
 function isRefused(error: unknown): boolean {
   const cause = error instanceof CribError ? error.cause : undefined;
-  const code = cause instanceof Error && "code" in cause ? cause.code : undefined;
+  const code = codeOf(cause);
   return code === "ENOENT" || code === "ECONNREFUSED";
 }
 

@@ -3,6 +3,7 @@ import { SQLiteError } from "bun:sqlite";
 import { closeSync, constants, lstatSync, openSync, readlinkSync, readSync } from "node:fs";
 import { crc32 } from "node:zlib";
 import { namesIn } from "../linux/directory.ts";
+import { codeOf } from "../linux/errno.ts";
 import { getXattr } from "../linux/file.ts";
 import { type ExpectedFile, IndexTable } from "./index-table.ts";
 import { type IndexRecord, readIndex } from "./layer-index.ts";
@@ -66,8 +67,8 @@ class Check {
   }
 
   #reportFailure(name: string, error: unknown): void {
-    const code = (error as { code?: unknown }).code;
-    this.#report(name, code === "ENOENT" ? "is missing" : `cannot be read: ${String(code)}`);
+    const code = codeOf(error);
+    this.#report(name, code === "ENOENT" ? "is missing" : `cannot be read: ${code}`);
   }
 
   #report(name: string, what: string): void {

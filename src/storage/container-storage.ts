@@ -9,7 +9,7 @@ import type { Database } from "bun:sqlite";
 import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
 import { join, relative } from "node:path";
 import { CribError, messageOf } from "../error.ts";
-import { SyscallError } from "../linux/libc.ts";
+import { codeOf } from "../linux/errno.ts";
 import { isMountPoint, unmount } from "../linux/mount.ts";
 import { log } from "../observe/log.ts";
 import { type Layer, LayerStore } from "./layers.ts";
@@ -142,7 +142,7 @@ export class ContainerStorage {
         while (unmount(target));
         return;
       } catch (error) {
-        if (!(error instanceof SyscallError) || error.code !== "EBUSY") throw error;
+        if (codeOf(error) !== "EBUSY") throw error;
         await Bun.sleep(UNMOUNT_PAUSE_MS);
       }
     }
@@ -195,7 +195,7 @@ const holderOf = (containerId: string) => `container/${containerId}`;
 
 function storageError(containerId: string, error: unknown): unknown {
   if (error instanceof CribError) return error;
-  const code = (error as { code?: unknown }).code;
+  const code = codeOf(error);
   return new CribError(
     code === "ENOSPC" || code === "EDQUOT" ? "ResourceExhausted" : "Internal",
     `container ${containerId}: rootfs: ${messageOf(error)}`,

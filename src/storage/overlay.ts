@@ -1,7 +1,7 @@
 /** Overlay mounts: read-only layers below one writable directory. */
 import { existsSync, rmSync } from "node:fs";
 import { relative } from "node:path";
-import { codeOf } from "../linux/kernel-file.ts";
+import { codeOf } from "../linux/errno.ts";
 import { MountFlag, mount } from "../linux/mount.ts";
 
 export interface ReadOnlyOverlay {

@@ -108,7 +108,7 @@ async function measureMonitors(runc: BareRunc, subjects: Subject[]): Promise<voi
   for (const { subject, pod } of pods) {
     const pids =
       subject.name === "crib"
-        ? processes(host, placeCgroup("cgroupfs", cgroupParent, pod.id).path)
+        ? await processes(host, placeCgroup("cgroupfs", cgroupParent, pod.id).path)
         : pidsWith(`-id\0${pod.id}`);
     if (pids.length === 0) throw new Error(`${subject.name}: no monitor of pod ${pod.id} found`);
     const name = subject.name === "crib" ? "crib" : "containerd-shim";

@@ -164,9 +164,9 @@ async function startPeer() {
   return { server, ask, stop };
 }
 
-function cribServer(crib: RunningCrib, pod: Pod): Server {
+async function cribServer(crib: RunningCrib, pod: Pod): Promise<Server> {
   const { containerId } = pod;
-  const monitors = processes(host, placeCgroup("cgroupfs", cgroupParent, pod.id).path);
+  const monitors = await processes(host, placeCgroup("cgroupfs", cgroupParent, pod.id).path);
   return {
     name: "crib",
     pids: [crib.pid, ...monitors],
@@ -252,7 +252,7 @@ try {
   await subject.pull();
   const pod = await subject.up();
   say(`${rounds} execs each, in turns`);
-  await measure(cribServer(crib, pod));
+  await measure(await cribServer(crib, pod));
   await subject.down(pod);
   const results = figures();
   process.stdout.write(`${table(results)}\n`);

@@ -1,6 +1,7 @@
 /** Real cgroups: those of this host and, on a hybrid one, its v2 tree as if it were a v2 host. */
 import { afterEach, describe, expect, test } from "bun:test";
-import { mkdirSync, readFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import {
   addProcess,
   availableControllers,
@@ -44,8 +45,8 @@ describe.each([...hosts])("on %s", (_, host) => {
     createCgroup(host, path);
     const child = spawnSleeper();
     addProcess(host, path, child.pid);
-    expect(processes(host, path)).toEqual([child.pid]);
-    expect(processes(host, top)).toEqual([child.pid]);
+    expect(await processes(host, path)).toEqual([child.pid]);
+    expect(await processes(host, top)).toEqual([child.pid]);
     for (const controller of host.controllers.keys()) {
       expect(cgroupOf(host, child.pid, controller)).toBe(path);
     }
@@ -60,7 +61,7 @@ describe.each([...hosts])("on %s", (_, host) => {
     addProcess(host, `${top}/a/b`, stubborn.pid);
     addProcess(host, `${top}/a/c`, other.pid);
     await killAll(host, `${top}/a`, 5_000);
-    expect(processes(host, top)).toEqual([]);
+    expect(await processes(host, top)).toEqual([]);
     await Promise.all([stubborn.exited, other.exited]);
     expect([stubborn.signalCode, other.signalCode]).toEqual(["SIGKILL", "SIGKILL"]);
   });
@@ -116,7 +117,7 @@ describe("cgroup v1", () => {
         await Bun.write(file, "FROZEN");
         await until("frozen", () => readFileSync(file, "utf8").trim() === "FROZEN");
         await killAll(host, path, 5_000);
-        expect(processes(host, path)).toEqual([]);
+        expect(await processes(host, path)).toEqual([]);
       } finally {
         await killAll(host, path, 5_000);
         await removeCgroup(host, top);
@@ -125,15 +126,107 @@ describe("cgroup v1", () => {
   );
 });
 
-describe("cgroup v2", () => {
-  test.if(hosts.has("the v2 tree"))("a cgroup with children takes no process", async () => {
-    const host = hosts.get("the v2 tree") ?? detectCgroups();
+/** Cgroups one in the other, by names that are too long together for any path. */
+function makeDeep(directory: string, depth: number): void {
+  const script = `cd "$1" && for i in $(seq ${depth}); do mkdir "$2" && cd "$2" || exit 1; done`;
+  execFileSync("bash", ["-c", script, "sh", directory, "n".repeat(200)]);
+}
+
+describe.if(hosts.has("the v2 tree"))("cgroup v2", () => {
+  const host = hosts.get("the v2 tree") ?? detectCgroups();
+  const directory = (path: string) => `${host.hierarchies[0]?.mountPoint}${top}/${path}`;
+  const make = (path: string, type = "") => {
+    mkdirSync(directory(path), { recursive: true });
+    if (type !== "") writeFileSync(`${directory(path)}/cgroup.type`, type);
+  };
+  const typeOf = (path: string) => readFileSync(`${directory(path)}/cgroup.type`, "utf8").trim();
+
+  afterEach(async () => {
+    await killAll(host, top, 5_000);
+    await removeCgroup(host, top);
+  });
+
+  test("a cgroup with children takes no process", () => {
     createCgroup(host, `${top}/a/b`);
-    try {
-      expect(() => addProcess(host, `${top}/a`, process.pid)).toThrow(/has child cgroups/);
-    } finally {
-      await removeCgroup(host, top);
-    }
+    expect(() => addProcess(host, `${top}/a`, process.pid)).toThrow(/has child cgroups/);
+  });
+
+  test("a threaded cgroup below it does not keep a cgroup from being listed, killed and removed", async () => {
+    createCgroup(host, `${top}/a`);
+    const child = spawnSleeper();
+    addProcess(host, `${top}/a`, child.pid);
+    make("a/t", "threaded");
+    writeFileSync(`${directory("a/t")}/cgroup.threads`, String(child.pid));
+    make("a/t/deeper", "threaded");
+    make("a/t/invalid");
+    expect(["a", "a/t", "a/t/invalid"].map(typeOf)).toEqual([
+      "domain threaded",
+      "threaded",
+      "domain invalid",
+    ]);
+    expect(await processes(host, `${top}/a`)).toEqual([child.pid]);
+    await killAll(host, `${top}/a`, 5_000);
+    await child.exited;
+    expect(child.signalCode).toBe("SIGKILL");
+    await removeCgroup(host, `${top}/a`);
+    expect(cgroupExists(host, `${top}/a`)).toBe(false);
+  });
+
+  test("a cgroup that is threaded itself is listed, killed and removed", async () => {
+    createCgroup(host, `${top}/a`);
+    const child = spawnSleeper();
+    addProcess(host, `${top}/a`, child.pid);
+    make("a/t", "threaded");
+    writeFileSync(`${directory("a/t")}/cgroup.threads`, String(child.pid));
+    expect(await processes(host, `${top}/a/t`)).toEqual([child.pid]);
+    await killAll(host, `${top}/a/t`, 5_000);
+    await child.exited;
+    await removeCgroup(host, `${top}/a/t`);
+    expect(cgroupExists(host, `${top}/a/t`)).toBe(false);
+  });
+
+  test("processes that a child cgroup has frozen are killed all the same", async () => {
+    make("a/frozen");
+    const child = spawnSleeper();
+    addProcess(host, `${top}/a/frozen`, child.pid);
+    writeFileSync(`${directory("a/frozen")}/cgroup.freeze`, "1");
+    const events = () => readFileSync(`${directory("a/frozen")}/cgroup.events`, "utf8");
+    await until("frozen", () => events().includes("frozen 1"));
+    await killAll(host, `${top}/a`, 5_000);
+    await child.exited;
+    await removeCgroup(host, `${top}/a`);
+  });
+
+  test("cgroups deeper than any path is long are killed and removed", async () => {
+    make("a");
+    makeDeep(directory("a"), 40);
+    await killAll(host, `${top}/a`, 5_000);
+    await removeCgroup(host, `${top}/a`);
+    expect(cgroupExists(host, `${top}/a`)).toBe(false);
+  });
+
+  test("a cgroup that fills and multiplies while it is removed is gone in the end", async () => {
+    make("a");
+    const script = `for i in $(seq 500); do mkdir ${directory("a")}/$i 2>/dev/null; done`;
+    const maker = spawnSleeper(script);
+    await until("some are made", () => cgroupExists(host, `${top}/a/5`));
+    await removeCgroup(host, `${top}/a`, 10_000);
+    await maker.exited;
+    expect(cgroupExists(host, `${top}/a`)).toBe(false);
+  });
+
+  test("others run while thousands of cgroups are looked through and removed", async () => {
+    make("a");
+    const script = 'cd "$1" && seq 3000 | xargs mkdir';
+    execFileSync("sh", ["-c", script, "sh", directory("a")]);
+    let turns = 0;
+    const timer = setInterval(() => {
+      turns += 1;
+    }, 1);
+    await killAll(host, `${top}/a`, 5_000);
+    await removeCgroup(host, `${top}/a`);
+    clearInterval(timer);
+    expect(turns).toBeGreaterThan(10);
   });
 });
 

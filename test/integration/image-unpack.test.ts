@@ -4,6 +4,7 @@ import { execFileSync } from "node:child_process";
 import { lstatSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { join } from "node:path";
 import { getXattr } from "../../src/linux/file.ts";
+import { mount, unmount } from "../../src/linux/mount.ts";
 import { sha256 } from "../fixtures/registry.ts";
 import { tarball } from "../fixtures/tar.ts";
 import { at, base, freshLayers, layer, unpack, unpackEntries } from "../fixtures/unpack.ts";
@@ -84,6 +85,34 @@ test("an archive of GNU tar with xattrs is the tree that was packed", async () =
     ]).toString();
   expect(list(layer)).toBe(list(tree));
   execFileSync("diff", ["-r", "--no-dereference", layer, tree]);
+});
+
+test("attributes that the file system cannot hold are left out", async () => {
+  const quarantine = { "SCHILY.xattr.com.apple.quarantine": "0081;x", "SCHILY.xattr.user.x": "y" };
+  const entries = [
+    { name: "dir/", type: "5", pax: quarantine },
+    { name: "dir/file", data: "content", pax: quarantine },
+    { name: "dir/sym", type: "2", linkName: "file", pax: quarantine },
+  ];
+  expect(await unpackEntries(...entries)).toMatchObject({ kind: "done" });
+  expect(Buffer.from(getXattr(at("dir/file"), "user.x") ?? []).toString()).toBe("y");
+  mount({ source: "ramfs", target: layer, type: "ramfs" });
+  try {
+    expect(await unpackEntries(...entries)).toMatchObject({ kind: "done" });
+    expect(readFileSync(at("dir/sym"), "utf8")).toBe("content");
+    const lost = {
+      "SCHILY.xattr.security.capability": Buffer.from(
+        "0100000200200000000000000000000000000000",
+        "hex",
+      ),
+    };
+    expect(await unpackEntries({ name: "ping", data: "x", pax: lost })).toMatchObject({
+      kind: "failed",
+      message: expect.stringContaining("EOPNOTSUPP"),
+    });
+  } finally {
+    unmount(layer);
+  }
 });
 
 test("whiteouts become overlayfs's marks", async () => {

@@ -76,14 +76,14 @@ describe("createCgroup on v2", () => {
 });
 
 describe("processes of a cgroup", () => {
-  test("processes of other PID namespaces, shown as 0, are not ours to name", () => {
+  test("processes of other PID namespaces, shown as 0, are not ours to name", async () => {
     const root = mkdtempSync(join(tmpdir(), "crib-cgroup-"));
     try {
       const host = fakeHost(2, root);
       createCgroup(host, "/a/b");
       writeFileSync(join(root, "a/cgroup.procs"), "0\n12\n");
       writeFileSync(join(root, "a/b/cgroup.procs"), "7\n12\n");
-      expect(processes(host, "/a")).toEqual([7, 12]);
+      expect(await processes(host, "/a")).toEqual([7, 12]);
     } finally {
       rmSync(root, { recursive: true });
     }
@@ -91,7 +91,7 @@ describe("processes of a cgroup", () => {
 
   test("a missing cgroup has none, is killed and removed without complaint", async () => {
     const host = fakeHost(2, "/nowhere");
-    expect(processes(host, "/a")).toEqual([]);
+    expect(await processes(host, "/a")).toEqual([]);
     await killAll(host, "/a", 1);
     await removeCgroup(host, "/a");
   });

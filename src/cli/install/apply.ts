@@ -16,7 +16,7 @@ import {
 } from "node:fs";
 import { basename, dirname, join } from "node:path";
 import { CribError, messageOf } from "../../error.ts";
-import { codeOf } from "../../linux/kernel-file.ts";
+import { codeOf } from "../../linux/errno.ts";
 import type { Removal, Step } from "./plan.ts";
 
 const CHUNK_BYTES = 1024 * 1024;

@@ -2,6 +2,7 @@ import { lstat, readdir, realpath, stat } from "node:fs/promises";
 import { join, posix } from "node:path";
 import { CribError, messageOf } from "../../error.ts";
 import type { Device } from "../../gen/runtime/v1/container_config_pb.ts";
+import { codeOf } from "../../linux/errno.ts";
 import type { OciDevice, OciDeviceRule } from "./oci.ts";
 import { invalid } from "./refuse.ts";
 
@@ -104,8 +105,8 @@ async function walk(
 }
 
 /** Devices come and go while /dev is read. */
-function ignoreMissing(error: NodeJS.ErrnoException): undefined {
-  if (error.code !== "ENOENT") throw error;
+function ignoreMissing(error: unknown): undefined {
+  if (codeOf(error) !== "ENOENT") throw error;
   return undefined;
 }
 

@@ -1,6 +1,7 @@
 import { lstat, mkdir, realpath } from "node:fs/promises";
 import { posix } from "node:path";
 import { CribError, messageOf } from "../../error.ts";
+import { codeOf } from "../../linux/errno.ts";
 import { invalid } from "./refuse.ts";
 
 /**
@@ -48,8 +49,4 @@ function unusable(path: string, field: string, cause: unknown): CribError {
   const theirs = ["ENOTDIR", "ELOOP", "ENAMETOOLONG", "EEXIST"].includes(codeOf(cause));
   const code = theirs ? "InvalidArgument" : "FailedPrecondition";
   return new CribError(code, `${field}: ${JSON.stringify(path)}: ${messageOf(cause)}`, { cause });
-}
-
-function codeOf(error: unknown): string {
-  return error instanceof Error && "code" in error ? String(error.code) : "";
 }

@@ -2,6 +2,7 @@ import { readFile } from "node:fs/promises";
 import { release } from "node:os";
 import { CribError, messageOf } from "../../error.ts";
 import type { SecurityProfile } from "../../gen/runtime/v1/security_pb.ts";
+import { codeOf } from "../../linux/errno.ts";
 import { chooseProfile } from "./lsm.ts";
 import type { OciSeccomp } from "./oci.ts";
 import { impossible, invalid } from "./refuse.ts";
@@ -64,7 +65,7 @@ async function load(type: string, ref: string, request: SeccompRequest): Promise
   try {
     text = await readFile(path, "utf8");
   } catch (cause) {
-    const missing = cause instanceof Error && "code" in cause && cause.code === "ENOENT";
+    const missing = codeOf(cause) === "ENOENT";
     const reason = missing ? "no such file on this node" : messageOf(cause);
     throw new CribError("InvalidArgument", `${field}: ${path}: ${reason}`, { cause });
   }

@@ -2,8 +2,8 @@ import { closeSync, constants, mkdirSync, openSync, readlinkSync, realpathSync }
 import { posix } from "node:path";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import { messageOf } from "../../error.ts";
+import { codeOf } from "../../linux/errno.ts";
 import { openInRoot } from "../../linux/file.ts";
-import { codeOf } from "../../linux/kernel-file.ts";
 import { invalid } from "./refuse.ts";
 
 const O_PATH = 0o10000000;
