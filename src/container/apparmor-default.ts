@@ -12,7 +12,8 @@ import {
 } from "../linux/apparmor.ts";
 import { log } from "../observe/log.ts";
 
-const NAME = "crib-default";
+/** The profile's name. */
+export const DEFAULT_APPARMOR = "crib-default";
 /** Newer versions of the language deny what their rules do not name; this one is known everywhere. */
 const ABI = "abi/3.0";
 
@@ -27,10 +28,10 @@ export async function defaultAppArmorProfile(): Promise<string | undefined> {
   if (!hasAppArmorParser()) return undefined;
   // Once for each daemon, also when it is there: an older Crib's may say something else.
   await loadOnce();
-  if (await isAppArmorProfileLoaded(NAME)) return NAME;
+  if (await isAppArmorProfileLoaded(DEFAULT_APPARMOR)) return DEFAULT_APPARMOR;
   loading = undefined;
   await loadOnce();
-  return NAME;
+  return DEFAULT_APPARMOR;
 }
 
 function loadOnce(): Promise<void> {
@@ -44,27 +45,30 @@ function loadOnce(): Promise<void> {
 async function load(): Promise<void> {
   const hasAbi = existsSync(`/etc/apparmor.d/${ABI}`);
   await loadAppArmorProfile(profileText(await ownAppArmorLabel(), hasAbi));
-  log().info({ profile: NAME }, "AppArmor profile loaded");
+  log().info({ profile: DEFAULT_APPARMOR }, "AppArmor profile loaded");
 }
 
 /** The profile in AppArmor's language. @param ownLabel the profile that confines Crib itself. */
 export function profileText(ownLabel: string, hasAbi: boolean): string {
   const senders = [...new Set(["unconfined", "runc", "crun", ownLabel])];
   return `${hasAbi ? `abi <${ABI}>,\n` : ""}
-profile ${NAME} flags=(attach_disconnected, mediate_deleted) {
+profile ${DEFAULT_APPARMOR} flags=(attach_disconnected, mediate_deleted) {
   # Capabilities, seccomp, namespaces and mounts limit these.
   capability,
   network,
+  # Whom these reach knows no namespaces; seccomp cannot see the family in a 32 bit socketcall.
+  deny network alg,
+  deny network vsock,
   unix,
   file,
   umount,
 
   # From the node, and among the pod's containers.
 ${senders.map((it) => `  signal (receive) peer="${it}",`).join("\n")}
-  signal (send, receive) peer=${NAME},
+  signal (send, receive) peer=${DEFAULT_APPARMOR},
   signal (send, receive) set=("exists"),
   ptrace (readby, tracedby),
-  ptrace (read, trace) peer=${NAME},
+  ptrace (read, trace) peer=${DEFAULT_APPARMOR},
 
   deny mount,
 

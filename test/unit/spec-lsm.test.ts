@@ -2,6 +2,7 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { profileText } from "../../src/container/apparmor-default.ts";
 import { type AppArmorRequest, buildAppArmor, checkSELinux } from "../../src/container/spec/lsm.ts";
 import {
   SecurityProfile_ProfileType as ProfileType,
@@ -111,6 +112,12 @@ describe("AppArmor", () => {
     const error: unknown = await build(change).catch((thrown: unknown) => thrown);
     expect(error).toMatchObject({ code });
     expect(String(error)).toContain(message);
+  });
+
+  test("its default profile refuses the families of sockets that seccomp cannot see in socketcall", () => {
+    for (const abi of [true, false]) {
+      expect(profileText("unconfined", abi)).toMatch(/ deny network alg,\n +deny network vsock,\n/);
+    }
   });
 
   test("profiles are found in the kernel's list by their whole name", async () => {

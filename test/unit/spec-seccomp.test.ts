@@ -25,6 +25,7 @@ function build(
     deprecated: "",
     privileged: false,
     capabilities: [],
+    apparmor: false,
     defaultProfile: "",
     supported: true,
     ...change,
@@ -111,7 +112,9 @@ function actions(profile: OciSeccomp, name: string): string[] {
 }
 
 describe("the built-in profile", () => {
-  const plain = defaultSeccomp([], "x64");
+  const builtIn = (...capabilities: string[]) =>
+    defaultSeccomp({ capabilities, arch: "x64", apparmor: false });
+  const plain = builtIn();
 
   test.each([
     ["openat", ["ALLOW"]],
@@ -140,16 +143,22 @@ describe("the built-in profile", () => {
     ["CAP_BPF", ["bpf"]],
     ["CAP_SYSLOG", ["syslog"]],
   ])("%s opens what it stands for", (capability, names) => {
-    const profile = defaultSeccomp([capability], "x64");
+    const profile = builtIn(capability);
     for (const name of names) expect(actions(profile, name)).toEqual(["ALLOW"]);
     for (const name of ["kexec_load", "keyctl"])
       expect(actions(profile, name)).toEqual(["ERRNO 1"]);
   });
 
+  test("leaves a 32 bit program its sockets where AppArmor refuses their families", () => {
+    const confined = defaultSeccomp({ capabilities: [], arch: "x64", apparmor: true });
+    expect(actions(plain, "socketcall")).toEqual(["ERRNO 1"]);
+    expect(actions(confined, "socketcall")).toEqual(["ALLOW"]);
+  });
+
   test.each([[[]], [["CAP_SYS_ADMIN"]], [["CAP_BPF", "CAP_PERFMON", "CAP_SYSLOG"]]])(
     "with %p decides each call once, but by its arguments",
     (capabilities) => {
-      const unconditional = defaultSeccomp(capabilities, "x64")
+      const unconditional = builtIn(...capabilities)
         .syscalls.filter(({ args }) => args === undefined)
         .flatMap(({ names }) => names);
       expect(new Set(unconditional).size).toBe(unconditional.length);
@@ -158,7 +167,7 @@ describe("the built-in profile", () => {
 
   test("has the calls and the 32 bit companions of its architecture", () => {
     expect(plain.architectures).toEqual(["SCMP_ARCH_X86_64", "SCMP_ARCH_X86", "SCMP_ARCH_X32"]);
-    const arm = defaultSeccomp([], "arm64");
+    const arm = defaultSeccomp({ capabilities: [], arch: "arm64", apparmor: false });
     expect(arm.architectures).toEqual(["SCMP_ARCH_AARCH64", "SCMP_ARCH_ARM"]);
     expect(actions(arm, "set_tls")).toEqual(["ALLOW"]);
     expect(actions(arm, "arch_prctl")).toEqual([]);

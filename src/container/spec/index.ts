@@ -3,6 +3,7 @@
  * once; one file per concern.
  */
 import { posix } from "node:path";
+import { DEFAULT_APPARMOR } from "../apparmor-default.ts";
 import { buildAnnotations } from "./annotations.ts";
 import { buildCapabilities } from "./capabilities.ts";
 import { buildDevices } from "./devices.ts";
@@ -92,16 +93,6 @@ async function buildProcess(input: SpecInput, user: ResolvedUser, take: Take) {
       available: input.host.capabilities,
     }),
   );
-  const { seccomp } = take(
-    await buildSeccomp({
-      profile: security?.seccomp,
-      deprecated: security?.seccompProfilePath ?? "",
-      privileged,
-      capabilities: capabilities.bounding,
-      defaultProfile: input.runtime.seccomp_profile,
-      supported: input.features.seccomp,
-    }),
-  );
   const apparmorProfile = await buildAppArmor({
     profile: security?.apparmor,
     deprecated: security?.apparmorProfile ?? "",
@@ -110,6 +101,17 @@ async function buildProcess(input: SpecInput, user: ResolvedUser, take: Take) {
     host: input.host,
     runtime: input.features,
   });
+  const { seccomp } = take(
+    await buildSeccomp({
+      profile: security?.seccomp,
+      deprecated: security?.seccompProfilePath ?? "",
+      privileged,
+      capabilities: capabilities.bounding,
+      apparmor: apparmorProfile === DEFAULT_APPARMOR,
+      defaultProfile: input.runtime.seccomp_profile,
+      supported: input.features.seccomp,
+    }),
+  );
   const { env } = take(
     buildEnvironment({
       envs: config.envs,

@@ -6,7 +6,15 @@
  * Refusals differ by what a program can make of them: EPERM for calls that are known and forbidden;
  * ENOSYS, the default, for all others, newer ones too, so that libc falls back to an older call.
  */
-import type { OciSeccomp, OciSyscall, OciSyscallArgument } from "./oci.ts";
+import type { OciSeccomp } from "./oci.ts";
+import {
+  allow,
+  cloneRules,
+  EPERM,
+  personalityRules,
+  refuse,
+  socketRules,
+} from "./seccomp-arguments.ts";
 
 /** Allowed to every container, by subject; one table for all architectures, 32 bit calls included. */
 const ALLOWED = [
@@ -41,7 +49,8 @@ const ALLOWED = [
   `execve execveat exit exit_group fork futex futex_requeue futex_time64 futex_wait
     futex_waitv futex_wake get_robust_list get_thread_area getcpu getpgid getpgrp getpid
     getppid getpriority getrlimit getrusage getsid gettid landlock_add_rule
-    landlock_create_ruleset landlock_restrict_self pidfd_open pidfd_send_signal prctl
+    landlock_create_ruleset landlock_restrict_self lsm_get_self_attr lsm_list_modules
+    lsm_set_self_attr pidfd_open pidfd_send_signal prctl
     prlimit64 ptrace restart_syscall rseq seccomp set_robust_list set_thread_area
     set_tid_address setpgid setpriority setrlimit setsid times ugetrlimit uretprobe vfork
     wait4 waitid waitpid`,
@@ -67,8 +76,7 @@ const ALLOWED = [
     timerfd_gettime64 timerfd_settime timerfd_settime64`,
   // sockets
   `accept accept4 bind connect getpeername getsockname getsockopt listen recv recvfrom
-    recvmmsg recvmmsg_time64 recvmsg send sendmmsg sendmsg sendto setsockopt shutdown
-    socketcall socketpair`,
+    recvmmsg recvmmsg_time64 recvmsg send sendmmsg sendmsg sendto setsockopt shutdown`,
   // inter-process communication
   `ipc mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedreceive_time64 mq_timedsend
     mq_timedsend_time64 mq_unlink msgctl msgget msgrcv msgsnd semctl semget semop semtimedop
@@ -83,10 +91,9 @@ const BY_CAPABILITY: Readonly<Record<string, string>> = {
   CAP_DAC_READ_SEARCH: "open_by_handle_at",
   CAP_PERFMON: "perf_event_open",
   CAP_SYSLOG: "syslog",
-  CAP_SYS_ADMIN: `bpf fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie
-    lsm_get_self_attr lsm_list_modules lsm_set_self_attr mount mount_setattr move_mount open_tree
-    perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog umount umount2
-    unshare`,
+  CAP_SYS_ADMIN: `bpf fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount
+    mount_setattr move_mount open_tree perf_event_open quotactl quotactl_fd setdomainname
+    sethostname setns syslog umount umount2 unshare`,
   CAP_SYS_BOOT: "reboot",
   CAP_SYS_CHROOT: "chroot",
   CAP_SYS_MODULE: "delete_module finit_module init_module",
@@ -119,89 +126,47 @@ const ARCHITECTURES: Readonly<Record<string, Architecture>> = {
   },
 };
 
-const EPERM = 1;
 const ENOSYS = 38;
-
-/** clone(2) flags that make a namespace: NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET. */
-const CLONE_NAMESPACES = [
-  0x0002_0000, 0x0200_0000, 0x0400_0000, 0x0800_0000, 0x1000_0000, 0x2000_0000, 0x4000_0000,
-];
-/** personality(2): PER_LINUX, PER_LINUX32, both with UNAME26, and the query. */
-const PERSONALITIES = [0x0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
-/** Address families whose code is reachable from any container and does not know namespaces. */
-const AF_ALG = 38;
-const AF_VSOCK = 40;
 
 /** The libseccomp names of an architecture (Node's `process.arch`), native one first. */
 export function seccompArchitectures(arch: string): string[] {
   return ARCHITECTURES[arch]?.architectures ?? [];
 }
 
-/**
- * The profile for a container with these capabilities (with CAP_) on this architecture.
- */
-export function defaultSeccomp(capabilities: readonly string[], arch: string): OciSeccomp {
+/** What the profile of a container depends on. */
+export interface SeccompScope {
+  /** With CAP_. */
+  capabilities: readonly string[];
+  /** Node's `process.arch`. */
+  arch: string;
+  /** Whether the container runs under Crib's AppArmor profile, which refuses families of sockets too. */
+  apparmor: boolean;
+}
+
+/** The profile for a container with these capabilities on this architecture. */
+export function defaultSeccomp({ capabilities, arch, apparmor }: SeccompScope): OciSeccomp {
   const granted = new Set(capabilities.flatMap((name) => words(BY_CAPABILITY[name])));
   const gated = new Set(Object.values(BY_CAPABILITY).flatMap(words));
   const withheld = [...gated].filter((name) => !granted.has(name));
   const admin = capabilities.includes("CAP_SYS_ADMIN");
+  const audit = capabilities.includes("CAP_AUDIT_WRITE");
   return {
     defaultAction: "SCMP_ACT_ERRNO",
     defaultErrnoRet: ENOSYS,
     architectures: seccompArchitectures(arch),
     syscalls: [
+      ...socketRules({ audit, socketcall: apparmor }),
       allow([
         ...ALLOWED.flatMap(words),
         ...words(ARCHITECTURES[arch]?.allowed),
         ...granted,
         ...(admin ? ["clone", "clone3"] : []),
       ]),
-      refuse([...withheld, ...words(FORBIDDEN)]),
+      refuse([...withheld, ...words(FORBIDDEN)], EPERM),
       ...(admin ? [] : cloneRules()),
-      ...PERSONALITIES.map((value) => allow(["personality"], { op: "SCMP_CMP_EQ", value })),
-      ...socketRules(),
+      ...personalityRules(),
     ],
   };
-}
-
-/** clone3 passes its flags in memory, which a filter cannot see: ENOSYS makes libc use clone. */
-function cloneRules(): OciSyscall[] {
-  const all = CLONE_NAMESPACES.reduce((mask, flag) => mask + flag, 0);
-  const masked = (value: number, valueTwo: number) => ({
-    op: "SCMP_CMP_MASKED_EQ",
-    value,
-    valueTwo,
-  });
-  return [
-    allow(["clone"], masked(all, 0)),
-    ...CLONE_NAMESPACES.map((flag) => refuse(["clone"], masked(flag, flag))),
-  ];
-}
-
-function socketRules(): OciSyscall[] {
-  return [
-    allow(["socket"], { op: "SCMP_CMP_LT", value: AF_ALG }),
-    refuse(["socket"], { op: "SCMP_CMP_EQ", value: AF_ALG }),
-    allow(["socket"], { op: "SCMP_CMP_EQ", value: AF_ALG + 1 }),
-    refuse(["socket"], { op: "SCMP_CMP_EQ", value: AF_VSOCK }),
-    allow(["socket"], { op: "SCMP_CMP_GT", value: AF_VSOCK }),
-  ];
-}
-
-type Condition = Omit<OciSyscallArgument, "index">;
-
-function allow(names: string[], first?: Condition): OciSyscall {
-  return rule(names, "SCMP_ACT_ALLOW", first);
-}
-
-function refuse(names: string[], first?: Condition): OciSyscall {
-  return { ...rule(names, "SCMP_ACT_ERRNO", first), errnoRet: EPERM };
-}
-
-function rule(names: string[], action: string, first: Condition | undefined): OciSyscall {
-  return first === undefined
-    ? { names, action }
-    : { names, action, args: [{ index: 0, ...first }] };
 }
 
 function words(text = ""): string[] {

@@ -16,6 +16,8 @@ export interface SeccompRequest {
   privileged: boolean;
   /** The container's bounding set, with CAP_. */
   capabilities: readonly string[];
+  /** Whether it runs under Crib's AppArmor profile. */
+  apparmor: boolean;
   /** `runtime.seccomp_profile`: a file in place of the built-in profile; "" is the built-in one. */
   defaultProfile: string;
   /** Whether the OCI runtime was built with seccomp. */
@@ -56,7 +58,7 @@ export async function buildSeccomp(
 async function load(type: string, ref: string, request: SeccompRequest): Promise<OciSeccomp> {
   const arch = request.arch ?? process.arch;
   const builtIn = type === "RuntimeDefault" && request.defaultProfile === "";
-  if (builtIn) return defaultSeccomp(request.capabilities, arch);
+  if (builtIn) return defaultSeccomp({ ...request, arch });
   const local = type === "Localhost";
   const path = local ? ref : request.defaultProfile;
   const field = local ? `${FIELD}.localhost_ref` : "runtime.seccomp_profile";
