@@ -160,6 +160,15 @@ program
     checkLayers(process.argv.slice(process.argv.indexOf("check-layers") + 1));
   });
 
+program
+  .command("disk-usage", { hidden: true })
+  .description("measure a directory tree; the daemon runs this")
+  .argument("<directory>")
+  .action(async (directory: string) => {
+    const { diskUsage } = await import("./cli/disk-usage.ts");
+    diskUsage(directory);
+  });
+
 try {
   await program.parseAsync();
 } catch (error) {

@@ -56,7 +56,11 @@ export async function serve(options: ServeOptions): Promise<void> {
   reloadOnHangup({ config, load, notifier, up: up.promise });
   const core = await makeCore(config);
   const recovered = recover(core);
-  const stats = new StatsReader({ host: core.cgroups, storageRoot: config.crib.root });
+  const stats = new StatsReader({
+    host: core.cgroups,
+    storageRoot: config.crib.root,
+    executable: executable(),
+  });
   const streaming = await openStreaming(core);
   const cri = criServer({ core, stats, streaming, recovered });
   // First: a kubelet that finds the CRI socket asks this one right away, and only once.

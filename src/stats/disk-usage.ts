@@ -1,6 +1,12 @@
-/** Disk usage of a directory tree: walked in the background of the event loop, and remembered. */
-import { lstat, readdir } from "node:fs/promises";
+/** Disk usage of directory trees: measured in the background, and remembered. */
+import { lstat } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
+import * as v from "valibot";
+import { CribError } from "../error.ts";
+import { runCommand } from "../linux/command.ts";
+import { namesIn } from "../linux/directory.ts";
+import { codeOf } from "../linux/errno.ts";
+import { UsageTotals, WALK_LIMIT_MS } from "./tree-usage.ts";
 
 export interface DiskUsage {
   /** Allocated blocks, as `du` counts: holes are free, a file with several links counts once. */
@@ -16,67 +22,107 @@ const SLASH = Buffer.from("/");
 const FRESH_MS = 10_000;
 /** A walk may take this part of the time at most: a tree that needs 5 s is walked every 100 s. */
 const DUTY = 20;
+/** A tree of so many entries is walked by the daemon itself: for less than what a process costs. */
+const SMALL_ENTRIES = 512;
+/** A process that is not done by then does not get on, and is killed. */
+const PROCESS_LIMIT_MS = 2 * WALK_LIMIT_MS;
+const OUTPUT_LIMIT_BYTES = 4096;
 
-/** What is nested deeper than a path can say is not counted, and costs the rest not its figures. */
-const UNREACHABLE: unknown[] = ["ENOENT", "ENOTDIR", "ENAMETOOLONG"];
+const usageSchema = v.nullable(v.object({ bytes: v.number(), inodes: v.number() }));
 
-function isGone(error: unknown): boolean {
-  return error instanceof Error && "code" in error && UNREACHABLE.includes(error.code);
+/** Measures trees: small ones here, large ones in a process of their own. */
+export interface TreeMeasure {
+  /** undefined: it is not there; "large": it is to be measured by `large`. */
+  small(root: string): Promise<DiskUsage | undefined | "large">;
+  large(root: string): Promise<DiskUsage | undefined>;
 }
 
-interface Totals {
-  blocks: bigint;
-  inodes: bigint;
-  linked: Set<string>;
+/** @param executable argv to run Crib again, to which the subcommand is added. */
+export function treeMeasure(executable: readonly string[]): TreeMeasure {
+  return { small: measureSmall, large: (root) => measureLarge(executable, root) };
 }
 
-/** Counts one entry; says whether it is a directory. An entry that just went away counts nothing. */
-async function count(path: Buffer, totals: Totals): Promise<boolean> {
-  const stat = await lstat(path, { bigint: true }).catch((error) => {
-    if (isGone(error)) return undefined;
-    throw error;
-  });
-  if (stat === undefined) return false;
-  if (!stat.isDirectory() && stat.nlink > 1n) {
-    const key = `${stat.dev}:${stat.ino}`;
-    if (totals.linked.has(key)) return false;
-    totals.linked.add(key);
-  }
-  totals.blocks += stat.blocks;
-  totals.inodes += 1n;
-  return stat.isDirectory();
-}
-
-/**
- * Walks a tree without following symbolic links. undefined when `root` is not there; what vanishes
- * meanwhile is left out.
- */
-export async function measureDiskUsage(root: string): Promise<DiskUsage | undefined> {
-  const totals: Totals = { blocks: 0n, inodes: 0n, linked: new Set() };
+async function measureSmall(root: string): Promise<DiskUsage | undefined | "large"> {
+  const totals = new UsageTotals();
   const pending: Buffer[] = [];
-  const top = Buffer.from(root);
-  if (await count(top, totals)) pending.push(top);
+  if ((await count([Buffer.from(root)], totals, pending)) === 0) return undefined;
+  let entries = 1;
   for (let next = pending.pop(); next !== undefined; next = pending.pop()) {
-    const directory = next;
-    // A name may be any bytes.
-    const names = await readdir(directory, { encoding: "buffer" }).catch((error) => {
-      if (isGone(error)) return [];
-      throw error;
-    });
-    for (let start = 0; start < names.length; start += CONCURRENCY) {
-      const paths = names
-        .slice(start, start + CONCURRENCY)
-        .map((name) => Buffer.concat([directory, SLASH, name]));
-      const directories = await Promise.all(paths.map((path) => count(path, totals)));
-      pending.push(...paths.filter((_, index) => directories[index]));
+    const paths: Buffer[] = [];
+    try {
+      for (const name of namesIn(next)) {
+        entries += 1;
+        if (entries > SMALL_ENTRIES) return "large";
+        paths.push(Buffer.concat([next, SLASH, name]));
+      }
+    } catch (error) {
+      if (codeOf(error) === "ENAMETOOLONG") return "large";
+      // It has just gone, or something else is in its place.
+      if (!["ENOENT", "ENOTDIR", "ELOOP"].includes(codeOf(error))) throw error;
+    }
+    for (let start = 0; start < paths.length; start += CONCURRENCY) {
+      await count(paths.slice(start, start + CONCURRENCY), totals, pending);
     }
   }
-  if (totals.inodes === 0n) return undefined;
+  return usageOf(totals.sum());
+}
+
+/** Counts entries; appends the directories among them. How many there were: some may just have gone. */
+async function count(paths: Buffer[], totals: UsageTotals, pending: Buffer[]): Promise<number> {
+  let there = 0;
+  const stats = await Promise.all(
+    paths.map((path) =>
+      lstat(path).catch((error: unknown) => {
+        if (["ENOENT", "ENOTDIR"].includes(codeOf(error))) return undefined;
+        throw error;
+      }),
+    ),
+  );
+  for (const [index, stat] of stats.entries()) {
+    if (stat === undefined) continue;
+    there += 1;
+    totals.add(stat);
+    const path = paths[index];
+    if (stat.isDirectory() && path !== undefined) pending.push(path);
+  }
+  return there;
+}
+
+async function measureLarge(
+  executable: readonly string[],
+  root: string,
+): Promise<DiskUsage | undefined> {
+  const { exitCode, stdout, stderr, timedOut } = await runCommand(
+    [...executable, "disk-usage", root],
+    { deadlineMs: PROCESS_LIMIT_MS, outputLimitBytes: OUTPUT_LIMIT_BYTES },
+  );
+  if (timedOut) throw new CribError("DeadlineExceeded", `disk usage of ${root}: took too long`);
+  if (exitCode !== 0) {
+    const why = stderr.trim() || `exit code ${exitCode}`;
+    throw new CribError("Internal", `disk usage of ${root}: ${why}`);
+  }
+  const usage = v.parse(usageSchema, JSON.parse(stdout));
+  return usage === null ? undefined : usageOf(usage);
+}
+
+function usageOf({ bytes, inodes }: { bytes: number; inodes: number }): DiskUsage {
   return {
-    bytes: totals.blocks * 512n,
-    inodes: totals.inodes,
+    bytes: BigInt(bytes),
+    inodes: BigInt(inodes),
     timestampNs: BigInt(Date.now()) * 1_000_000n,
   };
+}
+
+/** Does one thing after the other. */
+class Line {
+  #last: Promise<unknown> = Promise.resolve();
+
+  run<T>(work: () => Promise<T>): Promise<T> {
+    const mine = this.#last.then(work);
+    // A failure is its asker's to report; nobody may be waiting any more.
+    this.#last = mine.catch(() => undefined);
+    return mine;
+  }
 }
 
 interface Entry {
@@ -87,15 +133,17 @@ interface Entry {
 
 /**
  * Remembers the usage of trees. A question never waits for a long walk: it gets the last known figures
- * (with the time they were true) while a new walk runs. Walks run one after the other.
+ * (with the time they were true) while a new walk runs. Walks run one after the other; small trees do not
+ * wait for large ones.
  */
 export class DiskUsages {
   readonly #entries = new Map<string, Entry>();
-  #queue: Promise<unknown> = Promise.resolve();
+  readonly #small = new Line();
+  readonly #large = new Line();
 
-  /** `measure` and `freshMs` are there for tests. */
+  /** `freshMs` is there for tests. */
   constructor(
-    readonly measure: (root: string) => Promise<DiskUsage | undefined> = measureDiskUsage,
+    readonly measure: TreeMeasure,
     readonly freshMs: number = FRESH_MS,
   ) {}
 
@@ -127,19 +175,26 @@ export class DiskUsages {
   }
 
   #start(root: string, entry: Entry): void {
-    const walk = this.#queue.then(async () => {
+    const walk = this.#walk(root, entry).finally(() => {
+      entry.walk = undefined;
+    });
+    entry.walk = walk;
+    walk.catch(() => undefined);
+  }
+
+  async #walk(root: string, entry: Entry): Promise<DiskUsage | undefined> {
+    const timed = async <T>(measure: (root: string) => Promise<T>) => {
       const startMs = performance.now();
       try {
-        entry.usage = await this.measure(root);
-        return entry.usage;
+        return await measure(root);
       } finally {
         const endMs = performance.now();
         entry.staleAtMs = endMs + Math.max(this.freshMs, (endMs - startMs) * DUTY);
-        entry.walk = undefined;
       }
-    });
-    entry.walk = walk;
-    // A failed walk is its asker's to report; nobody may be waiting any more.
-    this.#queue = walk.catch(() => undefined);
+    };
+    const small = await this.#small.run(() => timed(this.measure.small));
+    entry.usage =
+      small === "large" ? await this.#large.run(() => timed(this.measure.large)) : small;
+    return entry.usage;
   }
 }

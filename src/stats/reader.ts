@@ -8,7 +8,7 @@ import { log } from "../observe/log.ts";
 import { type CgroupReading, readCgroupStats } from "./cgroup-stats.ts";
 import { toContainerStats } from "./container-stats.ts";
 import { CpuRates } from "./cpu-rates.ts";
-import { type DiskUsage, DiskUsages } from "./disk-usage.ts";
+import { type DiskUsage, DiskUsages, treeMeasure } from "./disk-usage.ts";
 
 /** How long an answer may wait for the first walk of a writable layer. */
 const LAYER_WAIT_MS = 500;
@@ -38,10 +38,13 @@ export class StatsReader {
   /** The writable layer of each container that was ever asked for. */
   readonly #layers = new Map<string, string>();
 
-  /** `usages` is there for tests. */
+  /**
+   * @param options `executable`: argv to run Crib again.
+   * @param usages is there for tests.
+   */
   constructor(
-    readonly options: { host: CgroupHost; storageRoot: string },
-    usages = new DiskUsages(),
+    readonly options: { host: CgroupHost; storageRoot: string; executable: readonly string[] },
+    usages = new DiskUsages(treeMeasure(options.executable)),
   ) {
     this.#usages = usages;
   }

@@ -48,7 +48,7 @@ function target(cgroupPath: string | undefined) {
 
 describe("StatsReader", () => {
   test("a busy loop uses CPU time, and has a rate from the second sample on", async () => {
-    const reader = new StatsReader({ host, storageRoot: "/var/lib/crib" });
+    const reader = new StatsReader({ host, storageRoot: "/var/lib/crib", executable: [] });
     const [first] = await reader.read([target(busyPath)]);
     await Bun.sleep(500);
     let [second] = await reader.read([target(busyPath)]);
@@ -64,7 +64,7 @@ describe("StatsReader", () => {
   });
 
   test("many containers are answered in order, those without a cgroup with their layer only", async () => {
-    const reader = new StatsReader({ host, storageRoot: "/var/lib/crib" });
+    const reader = new StatsReader({ host, storageRoot: "/var/lib/crib", executable: [] });
     const targets = Array.from({ length: 50 }, (_, index) => ({
       ...target(index % 2 === 0 ? busyPath : `${top}/gone`),
       id: `c${index}`,

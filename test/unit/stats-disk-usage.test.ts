@@ -11,7 +11,7 @@ import {
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { detectCgroups } from "../../src/linux/cgroup.ts";
-import { type DiskUsage, DiskUsages, measureDiskUsage } from "../../src/stats/disk-usage.ts";
+import { type DiskUsage, DiskUsages, treeMeasure } from "../../src/stats/disk-usage.ts";
 import { StatsReader } from "../../src/stats/reader.ts";
 import { removeTree } from "../../src/storage/remove-tree.ts";
 import { nest } from "../fixtures/nest.ts";
@@ -26,50 +26,82 @@ function allocated(...paths: string[]): bigint {
   return paths.reduce((sum, path) => sum + BigInt(statSync(path).blocks) * 512n, 0n);
 }
 
-describe("measureDiskUsage", () => {
-  test("counts blocks and inodes of files and directories, the root included", async () => {
+/** The front door from source: large trees are measured by a process of their own. */
+const executable = [process.execPath, join(import.meta.dir, "../../src/main.ts")];
+
+describe.each(["small", "large"] as const)("a tree that is measured as a %s one", (size) => {
+  const measure = async () => {
+    const usage = await treeMeasure(executable)[size](root);
+    if (usage === "large") throw new Error("is a large one");
+    return usage;
+  };
+
+  test("has blocks and inodes of files and directories, the root included", async () => {
     mkdirSync(join(root, "a/b"), { recursive: true });
     await Bun.write(join(root, "a/b/file"), "x".repeat(100_000));
     await Bun.write(join(root, "small"), "x");
-    const usage = await measureDiskUsage(root);
+    const usage = await measure();
     const all = ["", "a", "a/b", "a/b/file", "small"].map((name) => join(root, name));
     expect(usage).toMatchObject({ bytes: allocated(...all), inodes: 5n });
     expect(usage?.bytes).toBeGreaterThanOrEqual(100_000n);
   });
 
-  test("a file with two links counts once, a link's target not at all", async () => {
+  test("has a file with several links once, a link's target not at all", async () => {
     await Bun.write(join(root, "file"), "x".repeat(50_000));
-    linkSync(join(root, "file"), join(root, "same"));
+    await Bun.write(join(root, "pair"), "x".repeat(10_000));
+    for (let i = 0; i < 200; i++) linkSync(join(root, "file"), join(root, `same${i}`));
+    linkSync(join(root, "pair"), join(root, "other"));
     symlinkSync("/usr", join(root, "link"));
-    const usage = await measureDiskUsage(root);
-    expect(usage?.inodes).toBe(3n);
-    expect(usage?.bytes).toBe(allocated(root, join(root, "file")));
+    const usage = await measure();
+    expect(usage?.inodes).toBe(4n);
+    expect(usage?.bytes).toBe(allocated(root, join(root, "file"), join(root, "pair")));
   });
 
-  test("names that are no UTF-8 count, and what is too deep for a path does not fail the rest", async () => {
+  test("has names that are no UTF-8", async () => {
     const file = Buffer.concat([Buffer.from(`${root}/`), Buffer.from([0xff, 0xfe])]);
-    writeFileSync(file, "x".repeat(50_000));
-    nest(root, 3_000);
-    const usage = await measureDiskUsage(root);
+    mkdirSync(file);
+    writeFileSync(Buffer.concat([file, Buffer.from("/x")]), "x".repeat(50_000));
+    const usage = await measure();
     expect(usage?.bytes).toBeGreaterThan(50_000n);
-    expect(usage?.inodes).toBeGreaterThan(1_500n);
-    await removeTree(root);
-  }, 30_000);
+    expect(usage?.inodes).toBe(3n);
+  });
 
-  test("a tree of many entries is walked to its end", async () => {
+  test("is not there", async () => {
+    rmSync(root, { recursive: true });
+    expect(await measure()).toBeUndefined();
+  });
+});
+
+describe("a tree that is large", () => {
+  test("is one with many entries, in one directory or in many", async () => {
+    const { small, large } = treeMeasure(executable);
     for (let i = 0; i < 30; i += 1) {
-      for (let j = 0; j < 10; j += 1) mkdirSync(join(root, `${i}/${j}`), { recursive: true });
+      for (let j = 0; j < 16; j += 1) mkdirSync(join(root, `${i}/${j}`), { recursive: true });
     }
-    expect((await measureDiskUsage(root))?.inodes).toBe(331n);
+    expect(await small(root)).toMatchObject({ inodes: 511n });
+    writeFileSync(join(root, "0/0/one"), "");
+    writeFileSync(join(root, "0/0/two"), "");
+    expect(await small(root)).toBe("large");
+    expect(await large(root)).toMatchObject({ inodes: 513n });
+    expect(await new DiskUsages({ small, large }).usage(root, 60_000)).toMatchObject({
+      inodes: 513n,
+    });
   });
 
-  test("a missing tree has no usage", async () => {
-    expect(await measureDiskUsage(join(root, "missing"))).toBeUndefined();
-  });
+  test("may be deeper than a path can say", async () => {
+    nest(root, 2_100);
+    writeFileSync(join(root, "beside"), "x".repeat(50_000));
+    const usage = await new DiskUsages(treeMeasure(executable)).usage(root, 60_000);
+    expect(usage?.inodes).toBe(2_102n);
+    expect(usage?.bytes).toBeGreaterThan(50_000n);
+    await removeTree(root);
+  }, 60_000);
 });
 
 describe("DiskUsages", () => {
   const usage = (bytes: bigint): DiskUsage => ({ bytes, inodes: 1n, timestampNs: 1n });
+
+  const never = () => Promise.reject(new Error("there is no large tree"));
 
   /** A measure that ends when the test says so. */
   function manual() {
@@ -79,12 +111,13 @@ describe("DiskUsages", () => {
       walks.push(walk);
       return walk.promise;
     };
-    return { walks, measure };
+    return { walks, measure: { small: measure, large: never } };
   }
 
   test("a fresh figure is not measured again, and questions at once share a walk", async () => {
     let walks = 0;
-    const usages = new DiskUsages(async () => usage(BigInt(++walks)), 1_000_000);
+    const small = async () => usage(BigInt(++walks));
+    const usages = new DiskUsages({ small, large: never }, 1_000_000);
     const both = await Promise.all([usages.usage("/a", 10_000), usages.usage("/a", 10_000)]);
     expect(both).toEqual([usage(1n), usage(1n)]);
     expect(await usages.usage("/a", 10_000)).toEqual(usage(1n));
@@ -130,16 +163,28 @@ describe("DiskUsages", () => {
     walks[1]?.resolve(usage(3n));
     expect(await second).toEqual(usage(3n));
   });
+
+  test("a small tree does not wait for a large one", async () => {
+    const { promise, resolve } = Promise.withResolvers<DiskUsage>();
+    const small = async (root: string) => (root === "/small" ? usage(1n) : ("large" as const));
+    const usages = new DiskUsages({ small, large: () => promise }, 1_000_000);
+    const large = usages.usage("/large", 10_000);
+    expect(await usages.usage("/small", 10_000)).toEqual(usage(1n));
+    resolve(usage(2n));
+    expect(await large).toEqual(usage(2n));
+  });
 });
 
 describe("StatsReader", () => {
   test("a layer that was only ever asked for in a total is forgotten with its container", async () => {
     const measured: string[] = [];
-    const usages = new DiskUsages(async (directory) => {
+    const measure = async (directory: string) => {
       measured.push(directory);
       return { bytes: 7n, inodes: 2n, timestampNs: 1n };
-    }, 1_000_000);
-    const reader = new StatsReader({ host: detectCgroups(), storageRoot: "/" }, usages);
+    };
+    const usages = new DiskUsages({ small: measure, large: measure }, 1_000_000);
+    const options = { host: detectCgroups(), storageRoot: "/", executable: [] };
+    const reader = new StatsReader(options, usages);
     const layers = ["gone", "lives"].map((id) => ({ id, layerDirectory: `/${id}` }));
     expect(await reader.total(layers)).toEqual({ bytes: 14n, inodes: 4n });
     reader.retain(new Set(["lives"]));
