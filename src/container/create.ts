@@ -4,7 +4,6 @@ import { mkdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import { CribError } from "../error.ts";
 import type { ContainerConfig } from "../gen/runtime/v1/container_config_pb.ts";
-import { NamespaceMode } from "../gen/runtime/v1/security_pb.ts";
 import type { Image } from "../image/images.ts";
 import { oomFile } from "../linux/cgroup.ts";
 import { quickenMoves } from "../linux/cgroup-moves.ts";
@@ -15,7 +14,7 @@ import { log } from "../observe/log.ts";
 import type { Operation } from "../observe/operations.ts";
 import { orUndo } from "../observe/undo.ts";
 import { nowNs } from "../state/clock.ts";
-import { requireContainer, requirePod } from "../state/find.ts";
+import { requirePod } from "../state/find.ts";
 import { fingerprint } from "../state/fingerprint.ts";
 import type { ContainerRecord, PodRecord } from "../state/records.ts";
 import { refuseLong } from "./config-size.ts";
@@ -28,6 +27,7 @@ import { discardById, removeContainer } from "./remove.ts";
 import { inState } from "./room.ts";
 import type { SpecInput } from "./spec/input.ts";
 import { stopSignal } from "./spec/signal.ts";
+import { explainTarget, pinTarget, unpinTarget } from "./target.ts";
 
 /**
  * Makes a container in a ready pod, up to the point where StartContainer lets it go.
@@ -195,7 +195,10 @@ async function build(core: Core, made: Build): Promise<void> {
     }),
     explain: () => runtime.readLog(paths.runtimeLog),
     recheck: () => core.handlers.recheck(pod.handler),
+  }).catch(async (error) => {
+    throw await explainTarget(core, pod, record, error);
   });
+  unpinTarget(core, record.id);
 }
 
 /** What is mounted for a container. */
@@ -239,7 +242,7 @@ async function writeSpec(
     ...mounted,
     cgroupsPath: placement.cgroupsPath,
     systemdCgroup: core.cgroupDriver === "systemd",
-    targetPidNamespace: targetPidNamespace(core, pod, config),
+    targetPidNamespace: await pinTarget(core, pod, record),
     host: { ...core.host, cgroupVersion: core.cgroups.version },
     runtime: core.config.runtime,
     absentMountSourcesToReject: core.config.container.absent_mount_sources_to_reject,
@@ -249,24 +252,6 @@ async function writeSpec(
   record.user = user;
   const { spec: path } = containerPaths(core, record.id);
   await inState(core, () => writeFileSync(path, JSON.stringify(spec), { mode: 0o600 }));
-}
-
-/** NamespaceMode TARGET: the PID namespace of a running container of the same pod (KEP-277). */
-function targetPidNamespace(
-  core: Core,
-  pod: PodRecord,
-  config: ContainerConfig,
-): string | undefined {
-  const options = config.linux?.securityContext?.namespaceOptions;
-  if (options?.pid !== NamespaceMode.TARGET) return undefined;
-  const target = requireContainer(core.store, options.targetId);
-  if (target.podId !== pod.id || target.phase !== "running") {
-    throw new CribError(
-      "FailedPrecondition",
-      `namespace_options.target_id: container ${target.id} is not running in this pod`,
-    );
-  }
-  return `/proc/${target.pid}/ns/pid`;
 }
 
 /** Its name in the bundle. */

@@ -11,6 +11,8 @@ export function containerPaths(core: Pick<Core, "config">, id: string) {
     spec: `${bundle}/config.json`,
     pidFile: `${bundle}/pid`,
     runtimeLog: `${bundle}/runtime.log`,
+    /** Where its target's PID namespace is pinned while it is made. */
+    targetPin: `${bundle}/ns-target`,
   };
 }
 

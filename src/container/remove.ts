@@ -8,6 +8,7 @@ import { release } from "./exit.ts";
 import { containerPaths } from "./paths.ts";
 import { placementOf } from "./placement.ts";
 import { stopContainer } from "./stop.ts";
+import { unpinTarget } from "./target.ts";
 
 /** Removes a container, killing it first when it runs. Idempotent: an unknown one is fine. */
 export async function removeContainer(core: Core, id: string): Promise<void> {
@@ -46,6 +47,7 @@ export async function discardById(core: Core, pod: PodRecord, id: string): Promi
   // A runtime that was killed before it wrote down what it had made knows of none.
   await removeCgroup(core.cgroups, cgroup);
   await core.storage.remove(id);
+  unpinTarget(core, id);
   await rm(containerPaths(core, id).bundle, { recursive: true, force: true });
   core.store.deleteContainer(id);
   // Once more, for one that was running when it was first asked to.

@@ -51,7 +51,7 @@ export interface SpecInput {
   /** As the OCI runtime takes it: a path, or SLICE:PREFIX:NAME with the systemd driver. */
   cgroupsPath: string;
   systemdCgroup: boolean;
-  /** The PID namespace of the container that NamespaceMode TARGET names (/proc/PID/ns/pid). */
+  /** The PID namespace of the container that NamespaceMode TARGET names (a path of it). */
   targetPidNamespace?: string;
   host: SpecHost;
   runtime: Pick<
