@@ -1,5 +1,6 @@
 import { rm } from "node:fs/promises";
 import { killAll, processes, removeCgroup } from "../linux/cgroup.ts";
+import { isMonitor } from "../monitor/start.ts";
 import { log } from "../observe/log.ts";
 import { findContainer } from "../state/find.ts";
 import type { ContainerRecord, PodRecord } from "../state/records.ts";
@@ -56,7 +57,9 @@ export async function discardById(core: Core, pod: PodRecord, id: string): Promi
 
 /** The runtime of a monitor that is dead lives on in the pod's cgroup, and would make what is taken away. */
 async function killOrphanedRuntimes(core: Core, pod: PodRecord): Promise<void> {
-  if ((await processes(core.cgroups, pod.cgroup)).includes(pod.monitorPid)) return;
+  const { monitorPid } = pod;
+  const isThere = (await processes(core.cgroups, pod.cgroup)).includes(monitorPid);
+  if (isThere && isMonitor(monitorPid, pod.id)) return;
   await killAll(core.cgroups, pod.cgroup, KILL_DEADLINE_MS);
 }
 

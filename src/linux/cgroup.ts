@@ -10,6 +10,7 @@ import type { CgroupHierarchy, CgroupHost } from "./cgroup-host.ts";
 import { childrenOf, walkCgroups } from "./cgroup-walk.ts";
 import { codeOf } from "./errno.ts";
 import { attemptUnless, readKernelFile, writeKernelFile } from "./kernel-file.ts";
+import { killIf } from "./process.ts";
 
 export { type CgroupHierarchy, type CgroupHost, detectCgroups } from "./cgroup-host.ts";
 
@@ -217,7 +218,7 @@ async function killOnce(host: CgroupHost, path: string): Promise<void> {
     for (const pid of await scan(host, path)) {
       // kill(0) would end our own process group.
       if (pid <= 0 || pid === process.pid) continue;
-      attemptUnless(["ESRCH"], "kill", String(pid), () => process.kill(pid, "SIGKILL"));
+      killIf(pid, () => holds(host, path, pid));
     }
   } finally {
     await setFreezer(host, path, "THAWED");
@@ -307,6 +308,28 @@ export function parseProcCgroup(text: string): Map<string, string> {
   return paths;
 }
 
+/** The cgroups of a process, as in its /proc/PID/cgroup; undefined when it is gone. */
+function cgroupsOf(pid: number | "self"): Map<string, string> | undefined {
+  const path = `/proc/${pid}/cgroup`;
+  const text = attemptUnless(["ENOENT", "ESRCH"], "read", path, () => readFileSync(path, "utf8"));
+  return text === undefined ? undefined : parseProcCgroup(text);
+}
+
+/** A process's path in a tree, as seen at its mount point. */
+function visiblePath({ root }: CgroupHierarchy, path: string): string {
+  if (root === "/" || (path !== root && !path.startsWith(`${root}/`))) return path;
+  return path.slice(root.length) || "/";
+}
+
+/** Whether a process is in the cgroup or below it, in any tree. */
+function holds(host: CgroupHost, path: string, pid: number): boolean {
+  const cgroups = cgroupsOf(pid);
+  return host.hierarchies.some((tree) => {
+    const own = cgroups?.get(tree.unified ? "" : (tree.controllers[0] ?? ""));
+    return own !== undefined && `${visiblePath(tree, own)}/`.startsWith(`${path}/`);
+  });
+}
+
 /**
  * The cgroup of a process, as a path that this file's functions take. On v1 a process has one per tree:
  * that of `controller`. undefined when the process is gone or the tree is not there.
@@ -316,15 +339,8 @@ export function cgroupOf(
   pid: number | "self",
   controller = "memory",
 ): string | undefined {
-  const text = attemptUnless(["ENOENT", "ESRCH"], "read", `/proc/${pid}/cgroup`, () =>
-    readFileSync(`/proc/${pid}/cgroup`, "utf8"),
-  );
-  if (text === undefined) return undefined;
-  const path = parseProcCgroup(text).get(host.version === 2 ? "" : controller);
+  const path = cgroupsOf(pid)?.get(host.version === 2 ? "" : controller);
   const mountPoint = host.controllers.get(controller) ?? host.hierarchies[0]?.mountPoint;
   const tree = host.hierarchies.find((each) => each.mountPoint === mountPoint);
-  if (path === undefined || tree === undefined) return undefined;
-  const { root } = tree;
-  if (root === "/" || (path !== root && !path.startsWith(`${root}/`))) return path;
-  return path.slice(root.length) || "/";
+  return path === undefined || tree === undefined ? undefined : visiblePath(tree, path);
 }

@@ -1,4 +1,5 @@
 /** Short-lived child processes: the OCI runtime, busctl, and the like. */
+import { existsSync } from "node:fs";
 
 /** What a command did. Output past the cap is dropped; a deadline that passed kills the process group. */
 export interface CommandResult {
@@ -74,12 +75,18 @@ function feed(input: Bun.FileSink, text: string): void {
   }
 }
 
-function killGroup(child: Bun.Subprocess): void {
+/** With `ownSession` also those that it has started. */
+function kill(child: Bun.Subprocess, ownSession: boolean): void {
+  const ended = child.exitCode !== null || child.signalCode !== null;
   try {
-    process.kill(-child.pid, "SIGKILL");
+    // The number of one that has ended stays its group's, while that has members: unless a process has it.
+    if (ownSession && !(ended && existsSync(`/proc/${child.pid}`))) {
+      process.kill(-child.pid, "SIGKILL");
+    }
   } catch {
-    child.kill("SIGKILL");
+    // The group is gone.
   }
+  child.kill("SIGKILL");
 }
 
 /**
@@ -116,7 +123,7 @@ export async function runCommand(argv: string[], options: CommandOptions): Promi
   const givenUp = new Promise<void>((resolve) => {
     timer = setTimeout(() => {
       timedOut = true;
-      killGroup(child);
+      kill(child, options.ownSession ?? false);
       timer = setTimeout(resolve, KILL_GRACE_MS);
     }, options.deadlineMs);
   });

@@ -1,6 +1,7 @@
 import { mkdirSync } from "node:fs";
 import { dirname } from "node:path";
 import { CribError } from "../error.ts";
+import { argumentsOf, killIf } from "../linux/process.ts";
 import { Monitor } from "./client.ts";
 import { withDeadline } from "./deadline.ts";
 
@@ -55,25 +56,30 @@ export async function startMonitor(options: MonitorOptions): Promise<Monitor> {
   } catch (error) {
     child.kill("SIGKILL");
     // It may have been told in the last moment: then the monitor lives on without its starter.
-    void output.then(end, () => undefined);
+    void output.then(
+      (line) => end(line, options.podId),
+      () => undefined,
+    );
     throw error;
   }
   try {
     return await Monitor.connect(directory, deadlineMs);
   } catch (error) {
-    end(await output);
+    end(await output, options.podId);
     throw error;
   }
 }
 
 /** Kills the monitor that said so in its line, if it did. */
-function end(line: string): void {
+function end(line: string, podId: string): void {
   const pid = Number(/^ready (\d+)/.exec(line)?.[1] ?? 0);
-  try {
-    if (pid > 1) process.kill(pid, "SIGKILL");
-  } catch {
-    // It is gone already.
-  }
+  if (pid > 1) killIf(pid, () => isMonitor(pid, podId));
+}
+
+/** Whether the process with that number is the monitor of that pod. */
+export function isMonitor(pid: number, podId: string): boolean {
+  const [name, ...rest] = argumentsOf(pid);
+  return name === "crib-monitor" && rest.includes(podId);
 }
 
 function commandLine(options: MonitorOptions): string[] {

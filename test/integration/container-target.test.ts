@@ -1,13 +1,13 @@
 /** Containers in the PID namespace of another one, which may end, and whose number another may get. */
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
-import { readlinkSync, writeFileSync } from "node:fs";
+import { readlinkSync } from "node:fs";
 import { NamespaceMode } from "../../src/gen/runtime/v1/security_pb.ts";
 import { mountsBelow } from "../fixtures/leftovers.ts";
 import { type ContainerConfig, refusal, startNode, type TestNode } from "../fixtures/pods.ts";
+import { takeNumber } from "../fixtures/process-numbers.ts";
 import { until } from "../fixtures/until.ts";
 
 let node: TestNode;
-let others: Bun.Subprocess[] = [];
 
 beforeAll(async () => {
   node = await startNode();
@@ -15,9 +15,6 @@ beforeAll(async () => {
 
 afterEach(async () => {
   node.open("create");
-  for (const other of others) other.kill("SIGKILL");
-  await Promise.all(others.map(({ exited }) => exited));
-  others = [];
   expect(await node.cleaned()).toEqual([]);
 });
 
@@ -35,18 +32,6 @@ async function pidOf({ id }: { id: string }): Promise<number> {
 }
 
 const pidNamespace = (pid: number) => readlinkSync(`/proc/${pid}/ns/pid`);
-
-/** Ends a container and gives its number to a process of the host's namespaces. */
-async function replace(container: { id: string }, pid: number): Promise<void> {
-  process.kill(pid, "SIGKILL");
-  await node.exited(container);
-  await until(`another process ${pid}`, () => {
-    writeFileSync("/proc/sys/kernel/ns_last_pid", `${pid - 1}`);
-    const other = Bun.spawn(["sleep", "1000"]);
-    others.push(other);
-    return other.pid === pid;
-  });
-}
 
 test("a container sees its target's processes, and nothing stays mounted for that", async () => {
   const pod = await node.pod();
@@ -66,10 +51,12 @@ test("a target that ends, and whose number another process gets, is not taken fo
   node.close("create");
   const creation = refusal(node.create(pod, into(target.id)));
   await node.reached("create");
-  await replace(target, pid);
+  process.kill(pid, "SIGKILL");
+  await node.exited(target);
+  takeNumber(pid);
   expect(pidNamespace(pid)).toBe(pidNamespace(process.pid));
   node.open("create");
-  const refused = await creation;
+  const refused = await creation.finally(() => process.kill(pid, "SIGKILL"));
   expect(refused.code).toBe("FailedPrecondition");
   expect(refused.message).toContain(`namespace_options.target_id: container ${target.id}`);
   expect((await node.runtime.listContainers({})).containers.map(({ id }) => id)).toEqual([
