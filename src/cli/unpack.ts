@@ -71,7 +71,11 @@ function run(args: readonly string[]): UnpackReport {
   const maxEntries = positive(values["max-entries"], "--max-entries");
   confine(values.directory);
   const index = new IndexFile(values["index-fd"]);
-  const writer = new LayerWriter({ maxEntries, index: (line) => index.write(line) });
+  const writer = new LayerWriter({
+    maxEntries,
+    maxHoleBytes: maxBytes,
+    index: (line) => index.write(line),
+  });
   const diffId = pipe(new TarParser(writer), maxBytes, () =>
     say({ kind: "progress", ...writer.usage() }),
   );

@@ -6,7 +6,7 @@ import { CribError, messageOf } from "../error.ts";
 import { codeOf } from "../linux/errno.ts";
 import { openInRoot } from "../linux/file.ts";
 import { createPieceDecoder, DecodeError, detectCompression } from "./decoder.ts";
-import { splitPath } from "./layer-path.ts";
+import { quote, splitPath } from "./layer-path.ts";
 import { TarParser } from "./tar.ts";
 import { LimitError, TarError } from "./tar-error.ts";
 import { BLOCK_BYTES } from "./tar-header.ts";
@@ -134,6 +134,9 @@ async function readEntries(fd: number): Promise<Map<string, Entry>> {
   const parser = new TarParser({
     entry(entry) {
       const name = splitPath(entry.name).join("/");
+      // Its bytes are read where they are.
+      if (entry.isSparse)
+        throw new TarError(`${quote(entry.name)}: a sparse file in an archive of images`);
       if (entry.type === "file") entries.set(name, { offset: position, size: entry.size });
       else if (entry.type === "hardlink")
         entries.set(name, { link: entry.linkName.toString("latin1") });
@@ -148,6 +151,7 @@ async function readEntries(fd: number): Promise<Map<string, Entry>> {
       }
     },
     data() {},
+    hole() {},
     end() {},
   });
   const block = Buffer.alloc(BLOCK_BYTES);

@@ -1,26 +1,30 @@
-/** Extended attributes of a layer's entries: which are refused, left out, or set. */
+/** Extended attributes of a layer's entries: which are left out, and which are set. */
 import { crc32 } from "node:zlib";
 import { codeOf } from "../linux/errno.ts";
 import { getXattr, setXattr } from "../linux/file.ts";
-import { quote } from "./layer-path.ts";
 import type { TarEntry } from "./tar.ts";
-import { TarError } from "./tar-error.ts";
 
 /** Overlayfs's own: an archive must not redirect a directory or hide one. */
 const RESERVED = /^(?:trusted|user)\.overlay(?:\.|$)/;
 /** Labels belong to the host's policy, not to the image. */
 const IGNORED = "security.selinux";
 
-/** Throws a `TarError` when an entry has attributes that no layer may bring. */
-export function checkXattrs(entry: TarEntry): void {
-  for (const name of entry.xattrs.keys()) {
-    if (RESERVED.test(name) || name.includes("\0")) {
-      throw new TarError(`${quote(entry.name)}: extended attribute ${name} is not allowed`);
-    }
+/** The entry without what no layer may bring; `warn` gets the names of that. */
+export function withoutReserved(entry: TarEntry, warn: (name: string) => void): TarEntry {
+  const reserved = [...entry.xattrs.keys()].filter((name) => RESERVED.test(name));
+  if (reserved.length === 0) return entry;
+  const xattrs = new Map(entry.xattrs);
+  for (const name of reserved) {
+    xattrs.delete(name);
+    warn(name);
   }
+  return { ...entry, xattrs };
 }
 
-/** Attributes that the file system cannot hold are left out; a lost capability is an error. */
+/**
+ * Attributes that the file system cannot hold are left out, as containerd and CRI-O do. Not so a capability:
+ * the program that has lost it fails later, where nobody finds the cause.
+ */
 export function setXattrs(path: Buffer, entry: TarEntry): void {
   if (entry.xattrs.size === 0) return;
   for (const [name, value] of entry.xattrs) {

@@ -1,8 +1,9 @@
 /** Writes the regular files of a layer, one after the other: where unpacking spends its time. */
-import { closeSync, fchmodSync, fchownSync, writeSync } from "node:fs";
+import { closeSync, fchmodSync, fchownSync, ftruncateSync, writeSync } from "node:fs";
 import { crc32 } from "node:zlib";
 import { createFile, setTimesOf, statusOf } from "../linux/new-file.ts";
 import type { IndexRecord } from "../storage/layer-index.ts";
+import { crcWithZeros } from "./crc-zeros.ts";
 import { setXattrs } from "./entry-xattrs.ts";
 import type { TarEntry } from "./tar.ts";
 
@@ -19,21 +20,33 @@ export class FileWriter {
   #file: OpenFile | undefined;
   #crc = 0;
   #size = 0;
+  #endsInHole = false;
 
   /** Makes the file, which must not exist. */
   open(path: Buffer, entry: TarEntry): void {
     this.#file = { fd: createFile(path, entry.mode & PERMISSIONS), path, entry };
     this.#crc = 0;
     this.#size = 0;
+    this.#endsInHole = false;
   }
 
   write(chunk: Buffer): void {
     if (this.#file === undefined) return;
     this.#crc = crc32(chunk, this.#crc);
-    this.#size += chunk.length;
     for (let offset = 0; offset < chunk.length; ) {
-      offset += writeSync(this.#file.fd, chunk, offset);
+      const position = this.#size + offset;
+      offset += writeSync(this.#file.fd, chunk, offset, chunk.length - offset, position);
     }
+    this.#size += chunk.length;
+    this.#endsInHole = false;
+  }
+
+  /** So many zeros, which take no place on disk. */
+  hole(bytes: number): void {
+    if (this.#file === undefined) return;
+    this.#crc = crcWithZeros(this.#crc, bytes);
+    this.#size += bytes;
+    this.#endsInHole = true;
   }
 
   /** On disk, of the file that is open. */
@@ -47,6 +60,7 @@ export class FileWriter {
     if (file === undefined) throw new Error("no file is open");
     this.#file = undefined;
     try {
+      if (this.#endsInHole) ftruncateSync(file.fd, this.#size);
       const { mode, bytes } = finish(file);
       const { uid, gid } = file.entry;
       return { record: { kind: "file", mode, uid, gid, size: this.#size, crc: this.#crc }, bytes };

@@ -10,15 +10,26 @@ const OPAQUE = ".wh..wh..opq";
 
 /** What an entry's name asks for; `path` is the file, or the directory that is opaque. */
 export type Placement =
-  | { kind: "entry" | "whiteout" | "opaque"; path: LayerPath }
+  | { kind: "entry" | "whiteout" | "opaque" | "link target"; path: LayerPath }
   | { kind: "ignored" };
 
-/** Splits a raw name; leading, double and trailing slashes and "." are left out, ".." is refused. */
+/** Where AUFS kept files that have several names, for hard links to them. No part of the layer itself. */
+export const LINK_TARGETS = ".wh..wh.plnk";
+
+/**
+ * Splits a raw name; leading, double and trailing slashes and "." are left out, ".." takes away the part
+ * before it, whatever that is in the layer (as Go's `filepath.Clean`).
+ *
+ * @throws TarError when that leads out of the layer: CRI-O refuses it too, containerd stays at the root.
+ */
 export function splitPath(name: Buffer): LayerPath {
   const parts: string[] = [];
   for (const part of name.toString("latin1").split("/")) {
-    if (part === "..") throw new TarError(`name ${quote(name)} holds ".."`);
-    if (part !== "" && part !== ".") parts.push(part);
+    if (part === "" || part === ".") continue;
+    if (part !== "..") parts.push(part);
+    else if (parts.pop() === undefined) {
+      throw new TarError(`name ${quote(name)} leads out of the layer by ".."`);
+    }
   }
   return parts;
 }
@@ -28,10 +39,12 @@ export function placeEntry(name: Buffer): Placement {
   const path = splitPath(name);
   const base = path.at(-1);
   if (base === undefined || !name.includes(WHITEOUT)) return { kind: "entry", path };
-  // The bookkeeping of AUFS, which old images still carry: no content.
+  if (path.length === 2 && path[0] === LINK_TARGETS) return { kind: "link target", path };
+  // The other bookkeeping of AUFS, which old images still carry: no content.
   if (path.some((part) => part.startsWith(META) && part !== OPAQUE)) return { kind: "ignored" };
   const parents = path.slice(0, -1);
   if (parents.some((part) => part.startsWith(WHITEOUT))) {
+    // containerd and CRI-O make a directory of that name, which the image specification reserves.
     throw new TarError(`name ${quote(name)} lies below a whiteout`);
   }
   if (base === OPAQUE) return { kind: "opaque", path: parents };

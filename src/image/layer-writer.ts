@@ -23,11 +23,20 @@ import { deviceNumber, mknod, setTimes, setXattr } from "../linux/file.ts";
 import { SyscallError } from "../linux/libc.ts";
 import { type IndexRecord, indexLine, xattrLine } from "../storage/layer-index.ts";
 import { DirectoryList } from "./directory-list.ts";
-import { checkXattrs, setXattrs, xattrsThere } from "./entry-xattrs.ts";
+import { setXattrs, withoutReserved, xattrsThere } from "./entry-xattrs.ts";
 import { FileWriter } from "./file-writer.ts";
-import { type LayerPath, placeEntry, quote, splitPath, toBytes } from "./layer-path.ts";
+import {
+  type LayerPath,
+  LINK_TARGETS,
+  type Placement,
+  placeEntry,
+  quote,
+  splitPath,
+  toBytes,
+} from "./layer-path.ts";
 import type { TarEntry, TarSink } from "./tar.ts";
 import { LimitError, TarError } from "./tar-error.ts";
+import { Warnings } from "./warnings.ts";
 
 const { S_IFBLK, S_IFCHR, S_IFIFO } = constants;
 const PARENT_MODE = 0o755;
@@ -40,18 +49,27 @@ const OPAQUE_VALUE = Buffer.from("y");
 
 export class LayerWriter implements TarSink {
   readonly #maxEntries: number;
+  readonly #maxHoleBytes: number;
   readonly #index: (line: string) => void;
   readonly #writer = new FileWriter();
   #entries = 0;
   #inodes = 0;
   #bytes = 0;
+  #holeBytes = 0;
+  readonly #warnings = new Warnings();
   /** The regular file whose data comes. */
   #file: { path: LayerPath; entry: TarEntry } | undefined;
   readonly #directories = new DirectoryList();
 
   /** `index` gets a line for each file, see src/storage/layer-index.ts. */
-  constructor(options: { maxEntries: number; index?: (line: string) => void }) {
+  constructor(options: {
+    maxEntries: number;
+    /** Zeros of sparse files together, which are in no archive. */
+    maxHoleBytes: number;
+    index?: (line: string) => void;
+  }) {
     this.#maxEntries = options.maxEntries;
+    this.#maxHoleBytes = options.maxHoleBytes;
     this.#index = options.index ?? (() => {});
   }
 
@@ -60,9 +78,18 @@ export class LayerWriter implements TarSink {
     if (this.#entries > this.#maxEntries) {
       throw new LimitError(`more than ${this.#maxEntries} entries (image.max_layer_entries)`);
     }
-    checkXattrs(entry);
     const placement = placeEntry(entry.name);
     if (placement.kind === "ignored") return;
+    if (placement.kind === "link target" && entry.type !== "file") return;
+    this.#place(
+      placement,
+      withoutReserved(entry, (name) => {
+        this.#warnings.add(`${quote(entry.name)}: attribute ${name} is overlayfs's own, left out`);
+      }),
+    );
+  }
+
+  #place(placement: Exclude<Placement, { kind: "ignored" }>, entry: TarEntry): void {
     try {
       if (placement.kind === "whiteout") this.#whiteout(placement.path);
       else if (placement.kind === "opaque") this.#opaque(placement.path);
@@ -75,6 +102,16 @@ export class LayerWriter implements TarSink {
 
   data(chunk: Buffer): void {
     this.#writer.write(chunk);
+  }
+
+  hole(bytes: number): void {
+    this.#holeBytes += bytes;
+    if (this.#holeBytes > this.#maxHoleBytes) {
+      throw new LimitError(
+        `more than ${this.#maxHoleBytes} bytes of sparse files (image.max_layer_bytes)`,
+      );
+    }
+    this.#writer.hole(bytes);
   }
 
   end(): void {
@@ -111,7 +148,9 @@ export class LayerWriter implements TarSink {
   }
 
   /** Sets the directories' times, which their content changes; returns what the layer takes on disk, its root included. */
-  finish(): { bytes: number; inodes: number } {
+  finish(): { bytes: number; inodes: number; warnings: string[] } {
+    // Their other names stay.
+    if (statusAt(toBytes([LINK_TARGETS])) !== undefined) this.#remove([LINK_TARGETS]);
     const root = lstatSync("/");
     // By inode: they may be mentioned again, and a symlink may give one two names.
     const counted = new Set([root.ino]);
@@ -123,7 +162,7 @@ export class LayerWriter implements TarSink {
       if (!counted.has(stat.ino)) bytes += stat.blocks * BLOCK_BYTES;
       counted.add(stat.ino);
     }
-    return { bytes, inodes: this.#inodes + 1 };
+    return { bytes, inodes: this.#inodes + 1, warnings: this.#warnings.list() };
   }
 
   /**
@@ -147,7 +186,10 @@ export class LayerWriter implements TarSink {
 
   #make(path: LayerPath, entry: TarEntry): void {
     const bytes = toBytes(path);
-    if (path.length === 0) throw new TarError("the layer's root is no directory");
+    if (path.length === 0) {
+      this.#warnings.add(`${quote(entry.name)}: a ${entry.type} in place of the root, left out`);
+      return;
+    }
     switch (entry.type) {
       case "file":
         this.#create(path, () => this.#writer.open(bytes, entry));
@@ -324,7 +366,9 @@ function deviceMode(entry: TarEntry): number {
 
 function deviceOf(entry: TarEntry): number {
   const { major, minor } = entry;
-  if (major > 0xfff || minor > 0xfffff) throw new TarError(`device ${major}:${minor}`);
+  // Longer numbers would be cut, and name another device.
+  if (major < 0 || major > 0xfff || minor < 0 || minor > 0xfffff)
+    throw new TarError(`device ${major}:${minor}`);
   return deviceNumber(major, minor);
 }
 

@@ -1,4 +1,5 @@
 /** PAX extended headers (POSIX.1-2001 pax, with SCHILY.xattr.* as star and GNU tar write them). */
+import { assignSparse, emptyRecords, type SparseRecords } from "./sparse.ts";
 import { TarError } from "./tar-error.ts";
 
 /** What the extended headers of one entry say; absent where they say nothing. Names are raw bytes. */
@@ -11,9 +12,12 @@ export interface PaxRecords {
   mtime?: { seconds: number; nanoseconds: number };
   atime?: { seconds: number; nanoseconds: number };
   xattrs: Map<string, Buffer>;
+  /** Of GNU tar's formats for sparse files. */
+  sparse?: SparseRecords;
 }
 
 const XATTR_PREFIX = "SCHILY.xattr.";
+const SPARSE_PREFIX = "GNU.sparse.";
 const SPACE = 0x20;
 const EQUALS = 0x3d;
 const NEWLINE = 0x0a;
@@ -34,6 +38,7 @@ export function parsePax(data: Buffer): PaxRecords {
       throw new TarError("a PAX record is cut off");
     }
     const key = data.toString("utf8", space + 1, equals);
+    if (key === "" || key.includes("\0")) throw new TarError("a PAX record has no name");
     assign(records, key, data.subarray(equals + 1, end - 1));
     offset = end;
   }
@@ -45,7 +50,11 @@ function assign(records: PaxRecords, key: string, value: Buffer): void {
     records.xattrs.set(key.slice(XATTR_PREFIX.length), Buffer.from(value));
     return;
   }
-  if (key.startsWith("GNU.sparse.")) throw new TarError("sparse files are not supported");
+  if (key.startsWith(SPARSE_PREFIX)) {
+    records.sparse ??= emptyRecords();
+    assignSparse(records.sparse, key.slice(SPARSE_PREFIX.length), value);
+    return;
+  }
   // An empty value takes the record back: the header's own field counts.
   const absent = value.length === 0;
   switch (key) {
@@ -56,6 +65,9 @@ function assign(records: PaxRecords, key: string, value: Buffer): void {
       records.linkPath = absent ? undefined : Buffer.from(value);
       break;
     case "size":
+      records.size = absent ? undefined : decimal(key, value);
+      if ((records.size ?? 0) < 0) throw new TarError("PAX size is negative");
+      break;
     case "uid":
     case "gid":
       records[key] = absent ? undefined : decimal(key, value);
@@ -70,7 +82,7 @@ function assign(records: PaxRecords, key: string, value: Buffer): void {
 function decimal(key: string, value: Buffer): number {
   const text = value.toString("latin1");
   const number = Number(text);
-  if (!/^[0-9]+$/.test(text) || !Number.isSafeInteger(number)) {
+  if (!/^-?[0-9]+$/.test(text) || !Number.isSafeInteger(number)) {
     throw new TarError(`PAX ${key}: ${JSON.stringify(text.slice(0, 40))} is not a number`);
   }
   return number;

@@ -4,12 +4,16 @@ import { TarError } from "./tar-error.ts";
 export const BLOCK_BYTES = 512;
 const SPACE = 0x20;
 const NOTHING = Buffer.alloc(0);
+const GNU_MAGIC = "ustar  \0";
 
 /** A header as it stands; `type` is the type flag's character. */
 export interface TarHeader {
   name: Buffer;
   linkName: Buffer;
   type: string;
+  /** Whether it has GNU tar's fields. */
+  isGnu: boolean;
+  /** As they stand; they may be negative. */
   mode: number;
   uid: number;
   gid: number;
@@ -24,20 +28,23 @@ export function parseHeader(block: Buffer): TarHeader {
   checkSum(block);
   const magic = block.toString("latin1", 257, 265);
   const isUstar = magic.startsWith("ustar\0");
-  const hasDevices = isUstar || magic === "ustar  \0";
-  const prefix = isUstar ? text(block, 345, 155) : NOTHING;
+  const isGnu = magic === GNU_MAGIC;
+  // star has times behind a shorter prefix.
+  const isStar = isUstar && block.toString("latin1", 508, 512) === "tar\0";
+  const prefix = isUstar ? text(block, 345, isStar ? 131 : 155) : NOTHING;
   const name = text(block, 0, 100);
   return {
     name: prefix.length === 0 ? name : Buffer.concat([prefix, Buffer.from("/"), name]),
     linkName: text(block, 157, 100),
     type: String.fromCharCode(block[156] ?? 0),
-    mode: number(block, 100, 8, "mode"),
-    uid: natural(block, 108, 8, "uid"),
-    gid: natural(block, 116, 8, "gid"),
+    isGnu,
+    mode: parseNumber(block, 100, 8, "mode"),
+    uid: parseNumber(block, 108, 8, "uid"),
+    gid: parseNumber(block, 116, 8, "gid"),
     size: natural(block, 124, 12, "size"),
-    mtimeSeconds: number(block, 136, 12, "mtime"),
-    major: hasDevices ? natural(block, 329, 8, "devmajor") : 0,
-    minor: hasDevices ? natural(block, 337, 8, "devminor") : 0,
+    mtimeSeconds: parseNumber(block, 136, 12, "mtime"),
+    major: isUstar || isGnu ? parseNumber(block, 329, 8, "devmajor") : 0,
+    minor: isUstar || isGnu ? parseNumber(block, 337, 8, "devminor") : 0,
   };
 }
 
@@ -71,19 +78,19 @@ function text(block: Buffer, offset: number, length: number): Buffer {
 }
 
 function natural(block: Buffer, offset: number, length: number, what: string): number {
-  const value = number(block, offset, length, what);
+  const value = parseNumber(block, offset, length, what);
   if (value < 0) throw new TarError(`${what} is negative`);
   return value;
 }
 
-/** Octal digits, or base 256 (two's complement) when the first byte's high bit is set. */
-function number(block: Buffer, offset: number, length: number, what: string): number {
+/** Octal digits, padded in front too, or base 256 (two's complement) when the first byte's high bit is set. */
+export function parseNumber(block: Buffer, offset: number, length: number, what: string): number {
   const first = block[offset] ?? 0;
   if ((first & 0x80) !== 0) return base256(block.subarray(offset, offset + length), what);
   let value = 0;
   let index = offset;
   const end = offset + length;
-  while (index < end && block[index] === SPACE) index++;
+  while (index < end && (block[index] === SPACE || block[index] === 0)) index++;
   for (; index < end; index++) {
     const digit = (block[index] ?? 0) - 0x30;
     if (digit < 0 || digit > 7) break;

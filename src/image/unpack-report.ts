@@ -12,6 +12,8 @@ export const unpackReportSchema = v.variant("kind", [
     /** On disk, in whole blocks. */
     bytes: count,
     inodes: count,
+    /** What was left out of the layer, a few lines. */
+    warnings: v.array(v.string()),
   }),
   v.object({
     kind: v.literal("failed"),

@@ -2,6 +2,7 @@
 import { closeSync, openSync } from "node:fs";
 import * as v from "valibot";
 import { CribError, messageOf } from "../error.ts";
+import { log } from "../observe/log.ts";
 import { canceled } from "./http.ts";
 import type { UnpackReport } from "./unpack-report.ts";
 import { unpackReportSchema } from "./unpack-report.ts";
@@ -158,7 +159,15 @@ class UnpackChild {
     if (this.#killedBy !== undefined) throw this.#killedBy;
     const { what } = this.#options;
     const report = this.#last;
-    if (report?.kind === "done" && exitCode === 0) return report;
+    if (report?.kind === "done" && exitCode === 0) {
+      if (report.warnings.length > 0) {
+        log().warn(
+          { layer: what, warnings: report.warnings },
+          "a layer is unpacked without parts of it",
+        );
+      }
+      return report;
+    }
     if (report?.kind === "failed") throw toError(report, what);
     const detail = `${this.#process.signalCode ?? `exit code ${exitCode}`} ${await stderr}`.trim();
     throw new CribError("Internal", `${what}: crib unpack ended without a result: ${detail}`);

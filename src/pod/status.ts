@@ -1,4 +1,8 @@
-import { type PodSandbox, PodSandboxState, PodSandboxStatus } from "../gen/runtime/v1/pod_sandbox_pb.ts";
+import {
+  type PodSandbox,
+  PodSandboxState,
+  PodSandboxStatus,
+} from "../gen/runtime/v1/pod_sandbox_pb.ts";
 import { NamespaceMode } from "../gen/runtime/v1/security_pb.ts";
 import type { PodRecord } from "../state/records.ts";
 

@@ -115,6 +115,79 @@ test("attributes that the file system cannot hold are left out", async () => {
   }
 });
 
+test("sparse files arrive with their holes, of which a layer has as many bytes as it may have", async () => {
+  const sparse = (size: string, map = "1\n40000\n4\n") => ({
+    data: `${map.padEnd(512, "\0")}data`,
+    pax: { "GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": size },
+  });
+  expect(
+    await unpackEntries(
+      { name: "a", ...sparse("90000000") },
+      { name: "b", ...sparse("40004") },
+      { name: "a2", type: "1", linkName: "a" },
+    ),
+  ).toMatchObject({ kind: "done", inodes: 3 });
+  const { size, blocks } = lstatSync(at("a"));
+  expect([size, blocks < 100]).toEqual([90_000_000, true]);
+  const content = readFileSync(at("b"));
+  expect(content.equals(Buffer.concat([Buffer.alloc(40_000), Buffer.from("data")]))).toBe(true);
+  expect(await unpackEntries({ name: "c", ...sparse("900000000000000") })).toMatchObject({
+    kind: "failed",
+    reason: "limit",
+  });
+});
+
+test("hard links to what AUFS kept for them are files of their own", async () => {
+  const report = await unpackEntries(
+    { name: ".wh..wh.plnk/", type: "5", mode: 0o700 },
+    { name: ".wh..wh.plnk/12.34", data: "content", mode: 0o640, uid: 5 },
+    { name: ".wh..wh.plnk/56.78", data: "nobody's" },
+    { name: ".wh..wh.aufs", data: "" },
+    { name: "one", type: "1", linkName: ".wh..wh.plnk/12.34" },
+    { name: "dir/two", type: "1", linkName: "/.wh..wh.plnk/12.34" },
+  );
+  expect(report).toMatchObject({ kind: "done", inodes: 3 });
+  expect(readdirSync(layer).sort()).toEqual(["dir", "one"]);
+  expect(readFileSync(at("dir/two"), "utf8")).toBe("content");
+  expect(lstatSync(at("one"))).toMatchObject({
+    uid: 5,
+    nlink: 2,
+    ino: lstatSync(at("dir/two")).ino,
+  });
+});
+
+test("attributes of overlayfs and what stands for the root are left out, and told", async () => {
+  const mark = {
+    "SCHILY.xattr.trusted.overlay.opaque": "y",
+    "SCHILY.xattr.user.overlay.redirect": "/",
+  };
+  const report = await unpackEntries(
+    { name: "d/", type: "5", pax: { ...mark, "SCHILY.xattr.user.kept": "z" } },
+    { name: "./", data: "a file", mode: 0o600 },
+    { name: "/", type: "2", linkName: "/tmp" },
+    ...Array.from({ length: 9 }, (_, index) => ({ name: `f${index}`, pax: mark })),
+  );
+  expect(report).toMatchObject({ kind: "done" });
+  expect(
+    ["trusted.overlay.opaque", "user.overlay.redirect", "user.kept"].map((name) => [
+      name,
+      getXattr(at("d"), name) !== undefined,
+    ]),
+  ).toEqual([
+    ["trusted.overlay.opaque", false],
+    ["user.overlay.redirect", false],
+    ["user.kept", true],
+  ]);
+  const warnings = "warnings" in report ? report.warnings : [];
+  expect(warnings.slice(0, 4)).toEqual([
+    expect.stringContaining('"d/": attribute trusted.overlay.opaque'),
+    expect.stringContaining('"d/": attribute user.overlay.redirect'),
+    expect.stringContaining("root"),
+    expect.stringContaining("root"),
+  ]);
+  expect(warnings.at(-1)).toBe("and 17 more");
+});
+
 test("whiteouts become overlayfs's marks", async () => {
   const report = await unpackEntries(
     { name: "etc/", type: "5" },

@@ -40,7 +40,24 @@ const ARCHIVES = [
   ]),
   execFileSync("tar", ["-c", "--format=gnu", "-C", "/etc", "hostname", "passwd"]),
   execFileSync("tar", ["-c", "--format=pax", "-C", "/etc", "hostname", "group"]),
+  ...sparseArchives(),
 ];
+
+/** In each of GNU tar's formats, one file with holes. */
+function sparseArchives(): Buffer[] {
+  const place = mkdtempSync(join(tmpdir(), "crib-fuzz-"));
+  try {
+    execFileSync("sh", ["-c", "truncate -s 30K s && echo x >>s && truncate -s 90K s"], {
+      cwd: place,
+    });
+    const versions = ["0.0", "0.1", "1.0"].map((it) => ["--format=pax", `--sparse-version=${it}`]);
+    return [["--format=gnu"], ...versions].map((flags) =>
+      execFileSync("tar", ["-c", "-S", ...flags, "s"], { cwd: place }),
+    );
+  } finally {
+    rmSync(place, { recursive: true });
+  }
+}
 
 test(
   "tar: an archive is read, with safe names and as many bytes as it said, or refused",
@@ -63,6 +80,11 @@ test(
         },
         data(chunk) {
           left -= chunk.length;
+          expect(left).toBeGreaterThanOrEqual(0);
+        },
+        hole(bytes) {
+          left -= bytes;
+          expect(bytes).toBeGreaterThan(0);
           expect(left).toBeGreaterThanOrEqual(0);
         },
         end: () => expect(left).toBe(0),
