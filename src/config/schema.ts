@@ -27,11 +27,16 @@ const handlerName = matching(
   /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/,
   "must be a handler name as in a RuntimeClass: lower case letters, digits and dashes",
 );
+const annotationPattern = matching(/^([^*\0]+\*?|\*)$/, 'must be a name, with "*" only at its end');
 const handler = v.strictObject({
   path: v.pipe(absolutePath, v.description("The OCI runtime's executable.")),
   root: v.pipe(
     v.optional(absolutePath),
     v.description("Its --root; <state>/runtimes/<handler> when absent."),
+  ),
+  allowed_annotations: v.pipe(
+    v.optional(v.array(annotationPattern)),
+    v.description("Instead of runtime.allowed_annotations."),
   ),
 });
 
@@ -93,6 +98,14 @@ export const configSchema = v.strictObject({
         '[runtime.handlers.kata]\npath = "/usr/bin/kata-runtime"\nroot = "/run/kata"',
       v.record(handlerName, handler),
       {},
+    ),
+    allowed_annotations: key(
+      "Annotations of pods and containers, and labels of containers, that OCI runtimes and their hooks are\n" +
+        'given: names, where "*" at the end matches anything. Runtimes take orders by them ("run.oci.*",\n' +
+        '"org.systemd.property.*", "io.katacontainers.*"), and who may make a pod may write any. A handler\n' +
+        "may have its own list. The kubelet is told all annotations, whatever is here.",
+      v.array(annotationPattern),
+      ["io.kubernetes.container.*", "io.kubernetes.pod.*"],
     ),
     default_capabilities: key(
       "Capabilities of a container before its own add and drop, without CAP_.",

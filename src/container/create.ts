@@ -245,6 +245,9 @@ async function writeSpec(
     targetPidNamespace: await pinTarget(core, pod, record),
     host: { ...core.host, cgroupVersion: core.cgroups.version },
     runtime: core.config.runtime,
+    allowedAnnotations:
+      core.config.runtime.handlers[pod.handler]?.allowed_annotations ??
+      core.config.runtime.allowed_annotations,
     absentMountSourcesToReject: core.config.container.absent_mount_sources_to_reject,
     features: await (await core.handlers.get(pod.handler)).features(),
   });

@@ -92,6 +92,11 @@ describe("--set", () => {
     ["log.level='debug'", (c) => c.log.level, "debug"],
     ["network.timeout_seconds=2.5", (c) => c.network.timeout_seconds, 2.5],
     ['network.bin_dirs=["/x", "/y"]', (c) => c.network.bin_dirs, ["/x", "/y"]],
+    [
+      "runtime.handlers.runc={ path = '/x', allowed_annotations = ['run.oci.*'] }",
+      (c) => c.runtime.handlers,
+      { runc: { path: "/x", allowed_annotations: ["run.oci.*"] } },
+    ],
     ["runtime.handlers.runc.path=/x", (c) => c.runtime.handlers, { runc: { path: "/x" } }],
     ["runtime.cgroup_parent=123", (c) => c.runtime.cgroup_parent, "123"],
     ["runtime.cgroup_parent=/a=b", (c) => c.runtime.cgroup_parent, "/a=b"],
@@ -161,6 +166,10 @@ describe("a bad file is refused with its place, key, value and the nearest key",
     [
       "[runtime]\nseccomp_profile = 'x'",
       'FILE:2: runtime.seccomp_profile: "x" must be an absolute',
+    ],
+    [
+      "[runtime]\nallowed_annotations = ['a*b']",
+      'FILE:2: runtime.allowed_annotations.0: "a*b" must be a name, with "*" only at its end',
     ],
     ["[runtime]\ndefault_env = ['A']", 'FILE:2: runtime.default_env.0: "A" must look like'],
     ["[log\nlevel=", "FILE:1:5: Invalid TOML"],

@@ -53,15 +53,21 @@ test("a privileged container has no restriction and the host's cgroup namespace"
 });
 
 describe("annotations", () => {
-  test("are the container's labels and annotations, and what node agents look for", async () => {
-    const input = specInput(rootfs, {
-      labels: { a: "label", b: "label" },
-      annotations: { b: "own" },
-    });
+  test("are the kubelet's own of labels and annotations, and what node agents look for", async () => {
+    const name = "io.kubernetes.container.name";
+    const hash = "io.kubernetes.container.hash";
+    const input = specInput(
+      rootfs,
+      {
+        labels: { [name]: "label", [hash]: "label", role: "main" },
+        annotations: { [hash]: "own", "example.org/note": "x" },
+      },
+      { podConfig: { annotations: { [hash]: "pod", "example.org/pod": "x" } } },
+    );
     const { annotations } = (await buildSpec(input)).spec;
     expect(annotations).toMatchObject({
-      a: "label",
-      b: "own",
+      [name]: "label",
+      [hash]: "own",
       "io.kubernetes.cri.container-type": "container",
       "io.kubernetes.cri.container-name": "app",
       "io.kubernetes.cri.sandbox-id": input.pod.id,
@@ -73,17 +79,47 @@ describe("annotations", () => {
       "io.kubernetes.cri-o.SandboxName": "web",
       "io.kubernetes.cri-o.Namespace": "default",
     });
+    const others = Object.keys(annotations).filter((it) => !it.startsWith("io.kubernetes."));
+    expect(others).toEqual([]);
   });
 
-  test("cannot claim another identity, nor give the OCI runtime orders", async () => {
-    const orders = { "run.oci.handler": "wasm", "org.systemd.property.CPUWeight": "1" };
+  test("cannot claim another identity, nor give the OCI runtime orders that nobody allows", async () => {
+    const orders = {
+      "run.oci.handler": "wasm",
+      "module.wasm.image/variant": "compat",
+      "org.systemd.property.CPUWeight": "1",
+      "krun.variant": "sev",
+    };
     const forged = { "io.kubernetes.cri-o.SandboxID": "x", ...orders };
-    const { spec, warnings } = await buildSpec(specInput(rootfs, { annotations: forged }));
-    expect(spec.annotations["io.kubernetes.cri-o.SandboxID"]).toBe("p".repeat(64));
-    for (const key of Object.keys(orders)) {
-      expect(spec.annotations[key]).toBeUndefined();
-      expect(warnings.join("\n")).toContain(key);
+    for (const input of [
+      specInput(rootfs, { annotations: forged }),
+      specInput(rootfs, { labels: forged }),
+      specInput(rootfs, {}, { podConfig: { annotations: forged } }),
+    ]) {
+      const { spec, warnings } = await buildSpec(input);
+      expect(spec.annotations["io.kubernetes.cri-o.SandboxID"]).toBe("p".repeat(64));
+      for (const key of Object.keys(orders)) {
+        expect(spec.annotations[key]).toBeUndefined();
+        expect(warnings.join("\n")).toContain(`${key} is not passed to the OCI runtime`);
+      }
     }
+  });
+
+  test("are what the handler's list has, by name or by beginning", async () => {
+    const annotations = {
+      "run.oci.handler": "wasm",
+      "run.oci.handlers": "x",
+      "krun.variant": "sev",
+    };
+    const keysWith = async (allowedAnnotations: string[]) => {
+      const input = specInput(rootfs, { annotations }, { allowedAnnotations });
+      const { spec } = await buildSpec(input);
+      return Object.keys(spec.annotations).filter((key) => !key.startsWith("io.kubernetes."));
+    };
+    expect(await keysWith(["run.oci.handler"])).toEqual(["run.oci.handler"]);
+    expect(await keysWith(["run.oci.*"])).toEqual(["run.oci.handler", "run.oci.handlers"]);
+    expect(await keysWith(["*"])).toEqual(Object.keys(annotations));
+    expect(await keysWith([])).toEqual([]);
   });
 
   test("and warnings hold no environment", async () => {

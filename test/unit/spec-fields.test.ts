@@ -223,8 +223,8 @@ const effects: Record<string, [ContainerInit, ContainerInit]> = {
     {},
     { devices: [{ hostPath: "/dev/null", containerPath: "/dev/x", permissions: "r" }] },
   ],
-  "ContainerConfig.labels": [{}, { labels: { a: "b" } }],
-  "ContainerConfig.annotations": [{}, { annotations: { a: "b" } }],
+  "ContainerConfig.labels": [{}, { labels: { "io.kubernetes.pod.name": "b" } }],
+  "ContainerConfig.annotations": [{}, { annotations: { "io.kubernetes.container.a": "b" } }],
   "ContainerConfig.tty": [{}, { tty: true }],
   "LinuxContainerSecurityContext.capabilities": [
     {},

@@ -58,6 +58,8 @@ export interface SpecInput {
     Config["runtime"],
     "default_capabilities" | "default_ulimits" | "default_env" | "seccomp_profile"
   >;
+  /** The handler's list, else `runtime.allowed_annotations`. */
+  allowedAnnotations: readonly string[];
   /** `container.absent_mount_sources_to_reject` of the configuration. */
   absentMountSourcesToReject?: readonly string[];
   /** Where the images of `config.mounts` are mounted, by index. */
