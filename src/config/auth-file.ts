@@ -3,11 +3,11 @@
  *
  * Nothing read here is ever logged or put into a message, but the names of files and helpers.
  */
-import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import * as v from "valibot";
 import { CribError } from "../error.ts";
+import { readRegularFile } from "../linux/regular-file.ts";
 import { ifThere } from "./if-there.ts";
 
 const text = v.optional(v.nullable(v.string()), "");
@@ -91,7 +91,7 @@ export function findStoredAuth(
   name: string,
 ): StoredAuth | undefined {
   for (const { path, legacy } of files) {
-    const bytes = ifThere(() => readFileSync(path, "utf8"));
+    const bytes = ifThere(() => readRegularFile(path).toString());
     if (bytes === undefined || bytes.trim() === "") continue;
     const found = lookUp(parseAuthFile(bytes, path, legacy), name, path, legacy);
     if (found !== undefined) return found;

@@ -1,7 +1,8 @@
 /** Certificates for single registries: containers-certs.d(5), also as Docker keeps them. */
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { CribError } from "../error.ts";
+import { readRegularFile } from "../linux/regular-file.ts";
 import { ifThere } from "./if-there.ts";
 
 /** PEM texts. */
@@ -31,7 +32,7 @@ export function readCertificates(
 }
 
 function readDirectory(directory: string, names: readonly string[]): RegistryCertificates {
-  const read = (name: string) => readFileSync(join(directory, name), "utf8");
+  const read = (name: string) => readRegularFile(join(directory, name)).toString();
   const stems = (ending: string) =>
     names.filter((name) => name.endsWith(ending)).map((name) => name.slice(0, -ending.length));
   const [certificates, keys] = [stems(".cert"), stems(".key")];
@@ -78,7 +79,7 @@ export function systemCertificates(
   env: Readonly<Record<string, string | undefined>> = process.env,
 ): string | undefined {
   for (const path of env.SSL_CERT_FILE ? [env.SSL_CERT_FILE] : SYSTEM_BUNDLES) {
-    const bundle = ifThere(() => readFileSync(path, "utf8"));
+    const bundle = ifThere(() => readRegularFile(path).toString());
     if (bundle?.includes("-----BEGIN")) return bundle;
   }
   return undefined;

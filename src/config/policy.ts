@@ -2,10 +2,11 @@
  * policy.json: which images may be used (containers-policy.json(5)). Read strictly: a file with
  * anything in it that is not understood is refused as a whole.
  */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import { CribError, messageOf } from "../error.ts";
+import { readRegularFile } from "../linux/regular-file.ts";
 import { ifThere } from "./if-there.ts";
 import { parseStrictJson } from "./strict-json.ts";
 
@@ -147,7 +148,7 @@ export function policyPath(paths: { file: string; directory: string }, namespace
  *   checks that Crib does not have (signedBaseLayer).
  */
 export function readPolicy(path: string): Policy {
-  const bytes = ifThere(() => readFileSync(path, "utf8"));
+  const bytes = ifThere(() => readRegularFile(path).toString());
   if (bytes !== undefined) return parsePolicy(bytes, path);
   if (path === DEFAULT_PATH) return ACCEPT_ALL;
   throw new CribError("FailedPrecondition", `${path} (image.policy) is not there`);

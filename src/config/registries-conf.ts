@@ -3,11 +3,12 @@
  * (containers-registries.conf(5)). The file belongs to all containers tools of the host, so keys that
  * Crib does not use are left alone.
  */
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import { parse } from "smol-toml";
 import * as v from "valibot";
 import { CribError, messageOf } from "../error.ts";
+import { readRegularFile } from "../linux/regular-file.ts";
 import { ifThere } from "./if-there.ts";
 
 const mirrorSchema = v.object({
@@ -105,7 +106,7 @@ export function readRegistries(paths: {
     .map((name) => join(paths.directory, name));
   const files = [paths.file, ...dropIns, paths.shortNameCache ?? SHORT_NAME_CACHE];
   for (const file of files) {
-    const text = ifThere(() => readFileSync(file, "utf8"));
+    const text = ifThere(() => readRegularFile(file).toString());
     if (text === undefined) continue;
     const one = parseRegistries(text, file);
     for (const rule of one.rules) rules.set(rule.prefix, rule);

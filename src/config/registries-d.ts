@@ -1,8 +1,9 @@
 /** registries.d: where signatures are kept (containers-registries.d(5)). */
-import { readdirSync, readFileSync } from "node:fs";
+import { readdirSync } from "node:fs";
 import { join } from "node:path";
 import * as v from "valibot";
 import { CribError, messageOf } from "../error.ts";
+import { readRegularFile } from "../linux/regular-file.ts";
 import { ifThere } from "./if-there.ts";
 
 const url = v.pipe(
@@ -66,7 +67,7 @@ function readAll(directory: string) {
   for (const name of names.sort()) {
     const path = join(directory, name);
     const wrong = (why: string) => new CribError("FailedPrecondition", `${path}: ${why}`);
-    const file = parseFile(readFileSync(path, "utf8"), wrong);
+    const file = parseFile(readRegularFile(path).toString(), wrong);
     if (file?.["default-docker"]) {
       if (fallback !== undefined) throw wrong("default-docker is there twice");
       fallback = toStorage(file["default-docker"]);

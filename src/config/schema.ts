@@ -143,9 +143,17 @@ export const configSchema = v.strictObject({
       [],
     ),
     seccomp_profile: key(
-      'The RuntimeDefault seccomp profile, a JSON file. "" is the built in one.',
+      'The RuntimeDefault seccomp profile, a JSON file of at most 256 KiB and 1024 entries. "" is the built\n' +
+        "in one. Files, those of Localhost too, are applied as they are: a comparison is of 64 bits, also\n" +
+        "where the kernel takes 32 of them (socket, personality), unless it is a masked one.",
       optionalPath,
       "",
+    ),
+    unset_seccomp_profile: key(
+      "Unconfined or RuntimeDefault: the seccomp profile of containers whose request names none. The\n" +
+        "kubelet always names one: its own seccompDefault decides for pods that say nothing.",
+      v.picklist(["Unconfined", "RuntimeDefault"]),
+      "Unconfined",
     ),
   }),
 

@@ -1,9 +1,9 @@
 /** Finds an image's signatures: beside the registry (lookaside), or in it (cosign's attachments). */
-import { readFileSync, statSync } from "node:fs";
 import * as v from "valibot";
 import { ifThere } from "../config/if-there.ts";
 import type { SignatureStorage } from "../config/registries-d.ts";
-import { CribError } from "../error.ts";
+import { CribError, messageOf } from "../error.ts";
+import { readRegularFile } from "../linux/regular-file.ts";
 import { readBlob, retry } from "./blob.ts";
 import {
   REDIRECT_LIMIT,
@@ -76,13 +76,11 @@ async function fromLookaside(
 }
 
 function readLocal(path: string): Buffer | undefined {
-  const size = ifThere(() => statSync(path).size);
-  if (size === undefined) return undefined;
-  if (size > SIGNATURE_LIMIT_BYTES) {
-    const why = `${size} bytes, at most ${SIGNATURE_LIMIT_BYTES}`;
-    throw new CribError("FailedPrecondition", `signature ${path}: ${why}`);
+  try {
+    return ifThere(() => readRegularFile(path, SIGNATURE_LIMIT_BYTES));
+  } catch (error) {
+    throw new CribError("FailedPrecondition", `signature ${path}: ${messageOf(error)}`);
   }
-  return readFileSync(path);
 }
 
 /**

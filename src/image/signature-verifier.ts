@@ -1,8 +1,8 @@
 /** From a policy's requirement, with the keys and certificates it names, to a check of signatures. */
 import type { KeyObject } from "node:crypto";
-import { readFileSync } from "node:fs";
 import type { Requirement } from "../config/policy.ts";
 import { CribError, messageOf } from "../error.ts";
+import { readRegularFile } from "../linux/regular-file.ts";
 import { verifyOpenPgp } from "./gpg.ts";
 import type { FulcioTrust, PkiTrust } from "./keyless.ts";
 import {
@@ -108,7 +108,7 @@ function readAll(
   const files = paths.flatMap((path) => {
     if (path === undefined) return [];
     try {
-      return [readFileSync(path)];
+      return [readRegularFile(path)];
     } catch (error) {
       const why = `policy: ${what}: ${path}: ${messageOf(error)}`;
       throw new CribError("FailedPrecondition", why);

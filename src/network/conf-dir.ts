@@ -1,7 +1,8 @@
 /** Finds the network configuration on disk and notices when it changes. */
-import { readdirSync, readFileSync, statSync } from "node:fs";
+import { readdirSync, statSync } from "node:fs";
 import { join } from "node:path";
 import { codeOf } from "../linux/errno.ts";
+import { readRegularFile } from "../linux/regular-file.ts";
 import { type ConfList, parseConfList, parsePluginConf } from "./conflist.ts";
 
 /** What the configuration directory holds: a network, or the reason why there is none. */
@@ -53,11 +54,11 @@ export class ConfDir {
         return last;
       }
     }
-    const list = parseConfList(readFileSync(file, "utf8"));
+    const list = parseConfList(readRegularFile(file).toString());
     const siblings = this.#siblings(list);
     for (const sibling of siblings) {
       try {
-        list.plugins.push(parsePluginConf(readFileSync(sibling, "utf8")));
+        list.plugins.push(parsePluginConf(readRegularFile(sibling).toString()));
       } catch (error) {
         throw new Error(`${sibling}: ${describe(error)}`);
       }

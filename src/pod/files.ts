@@ -1,8 +1,9 @@
-import { chmodSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, writeFileSync } from "node:fs";
 import type { Core } from "../container/core.ts";
 import { lentPaths, podPaths } from "../container/paths.ts";
 import type { DNSConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
 import { MountFlag, mount } from "../linux/mount.ts";
+import { readRegularFile } from "../linux/regular-file.ts";
 import type { PodRecord } from "../state/records.ts";
 
 /** As Docker and CRI-O do. */
@@ -25,7 +26,7 @@ export function resolvConf(dns: DNSConfig | undefined, hostFile = "/etc/resolv.c
   }
   if (lines.length > 0) return `${lines.join("\n")}\n`;
   try {
-    return readFileSync(hostFile, "utf8");
+    return readRegularFile(hostFile).toString();
   } catch {
     return "";
   }

@@ -3,7 +3,9 @@ import { afterAll, describe, expect, test } from "bun:test";
 import { existsSync, mkdirSync, mkdtempSync, symlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { buildDevices } from "../../src/container/spec/devices.ts";
 import { buildSpec } from "../../src/container/spec/index.ts";
+import { Device } from "../../src/gen/runtime/v1/container_config_pb.ts";
 import { NamespaceMode } from "../../src/gen/runtime/v1/security_pb.ts";
 import { removeTree } from "../../src/storage/remove-tree.ts";
 import { ableHost, specInput } from "../fixtures/spec-input.ts";
@@ -50,6 +52,18 @@ test("a privileged container has no restriction and the host's cgroup namespace"
   expect(spec.linux.resources.devices[0]).toEqual({ allow: true, access: "rwm" });
   expect(spec.linux.devices.map(({ path }) => path)).toContain("/dev/null");
   expect(spec.process.capabilities.bounding).toHaveLength(41);
+});
+
+test("a directory of devices that has more files than any /dev is given up", async () => {
+  const crowd = join(rootfs, "crowd");
+  for (const name of ["a", "b/c", "b/d"]) mkdirSync(join(crowd, name), { recursive: true });
+  const devices = [
+    Device.fromPartial({ hostPath: crowd, containerPath: "/dev/x", permissions: "r" }),
+  ];
+  const refused = (mostEntries: number) =>
+    expect(buildDevices({ devices, privileged: false, mountsDev: false, mostEntries })).rejects;
+  await refused(3).toThrow(`devices[0].host_path: "${crowd}": more than 3 files are below it`);
+  await refused(4).toThrow("holds no device");
 });
 
 describe("annotations", () => {

@@ -102,6 +102,14 @@ describe("AppArmor", () => {
       "FailedPrecondition",
       "no AppArmor support",
     ],
+    ...["unconfined", "a\nexec b", "a\0b", "x".repeat(1025)].map(
+      (name): [string, Partial<AppArmorRequest>, string, string] => [
+        `the name ${JSON.stringify(name.slice(0, 20))}`,
+        { ...on, deprecated: `localhost/${name}`, isLoaded: () => Promise.resolve(true) },
+        "InvalidArgument",
+        "is not the name of an AppArmor profile",
+      ],
+    ),
     [
       "an old field of other form",
       { ...on, deprecated: "loaded" },

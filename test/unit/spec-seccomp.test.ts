@@ -1,5 +1,6 @@
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { execFileSync } from "node:child_process";
+import { mkdtempSync, rmSync, truncateSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { OciSeccomp } from "../../src/container/spec/oci.ts";
@@ -16,6 +17,14 @@ afterAll(() => rmSync(directory, { recursive: true }));
 const file = join(directory, "profile.json");
 writeFileSync(file, JSON.stringify({ defaultAction: "SCMP_ACT_LOG" }));
 
+const fifo = join(directory, "fifo");
+execFileSync("mkfifo", [fifo]);
+const huge = join(directory, "huge.json");
+writeFileSync(huge, "");
+truncateSync(huge, 2 ** 30);
+const deep = join(directory, "deep.json");
+writeFileSync(deep, "[".repeat(200_000));
+
 function build(
   profile: { profileType?: ProfileType; localhostRef?: string } | undefined,
   change: Partial<SeccompRequest> = {},
@@ -27,17 +36,22 @@ function build(
     capabilities: [],
     apparmor: false,
     defaultProfile: "",
+    unset: "Unconfined",
     supported: true,
     ...change,
   });
 }
 
 const Localhost = { profileType: ProfileType.Localhost, localhostRef: file };
+const unset = { unset: "RuntimeDefault" } as const;
 const Unconfined = { profileType: ProfileType.Unconfined };
 
 describe("which profile", () => {
   test.each<[string, Parameters<typeof build>, string | undefined]>([
     ["none given: unconfined", [undefined], undefined],
+    ["none given, and the node has one for that", [undefined, unset], "SCMP_ACT_ERRNO"],
+    ["unconfined, where the node has one for none", [Unconfined, unset], undefined],
+    ["none given, privileged", [undefined, { ...unset, privileged: true }], undefined],
     ["an empty profile: the default", [{}], "SCMP_ACT_ERRNO"],
     ["unconfined", [Unconfined], undefined],
     ["a file of the node", [Localhost], "SCMP_ACT_LOG"],
@@ -87,7 +101,32 @@ describe("which profile", () => {
       "InvalidArgument",
       "/no/such: no such file on this node",
     ],
-    ["a directory", [{ ...Localhost, localhostRef: directory }], "InvalidArgument", "EISDIR"],
+    [
+      "a directory",
+      [{ ...Localhost, localhostRef: directory }],
+      "InvalidArgument",
+      `localhost_ref: ${directory}: EINVAL: not a regular file`,
+    ],
+    ["a FIFO", [{ ...Localhost, localhostRef: fifo }], "InvalidArgument", "not a regular file"],
+    ["a device", [{ ...Localhost, localhostRef: "/dev/zero" }], "InvalidArgument", "not a regular"],
+    [
+      "a FIFO of the node's",
+      [{}, { defaultProfile: fifo }],
+      "InvalidArgument",
+      "not a regular file",
+    ],
+    [
+      "a file of a gigabyte",
+      [{ ...Localhost, localhostRef: huge }],
+      "InvalidArgument",
+      "larger than 262144 bytes",
+    ],
+    [
+      "a file of brackets",
+      [{ ...Localhost, localhostRef: deep }],
+      "InvalidArgument",
+      `localhost_ref: ${deep}: `,
+    ],
     ["an unknown type", [{ profileType: 9 as ProfileType }], "InvalidArgument", "profile_type: 9"],
     [
       "a runtime without seccomp",
@@ -259,6 +298,14 @@ describe("a profile of the node", () => {
         ],
       },
       "syscalls.0.args.0.value",
+    ],
+    [
+      "more rules than a filter holds",
+      {
+        defaultAction: "SCMP_ACT_ALLOW",
+        syscalls: Array.from({ length: 1025 }, () => ({ name: "a", action: "SCMP_ACT_LOG" })),
+      },
+      "syscalls: 1025 entries, at most 1024",
     ],
     ["a notification to nobody", { defaultAction: "SCMP_ACT_NOTIFY" }, "needs listenerPath"],
     [

@@ -13,6 +13,8 @@ export interface DeviceRequest {
   mountsDev: boolean;
   /** The host's /dev; another directory in tests. */
   hostDev?: string;
+  /** Of a directory with more files, at any depth, devices are not looked for; other numbers in tests. */
+  mostEntries?: number;
 }
 
 /** Directories and nodes of /dev that belong to the host's mounts and terminals, not to hardware. */
@@ -36,14 +38,15 @@ export async function buildDevices(
   request: DeviceRequest,
 ): Promise<{ devices: OciDevice[]; rules: OciDeviceRule[] }> {
   const nodes = new Map<string, OciDevice>();
+  const most = request.mostEntries ?? MOST_ENTRIES;
   const rules: OciDeviceRule[] = [{ allow: request.privileged, access: "rwm" }];
   if (request.privileged && !request.mountsDev) {
-    for (const node of await walk(request.hostDev ?? "/dev", "/dev", NOT_HARDWARE)) {
+    for (const node of await walk(request.hostDev ?? "/dev", "/dev", NOT_HARDWARE, most)) {
       nodes.set(node.path, node);
     }
   }
   for (const [index, device] of request.devices.entries()) {
-    for (const node of await requestedNodes(device, `devices[${index}]`)) {
+    for (const node of await requestedNodes(device, `devices[${index}]`, most)) {
       nodes.set(node.path, node);
       const { type, major, minor } = node;
       rules.push({ allow: true, type, major, minor, access: device.permissions });
@@ -52,7 +55,7 @@ export async function buildDevices(
   return { devices: [...nodes.values()], rules };
 }
 
-async function requestedNodes(device: Device, field: string): Promise<OciDevice[]> {
+async function requestedNodes(device: Device, field: string, most: number): Promise<OciDevice[]> {
   const { hostPath, permissions } = device;
   const containerPath = device.containerPath === "" ? hostPath : device.containerPath;
   for (const [name, path] of Object.entries({
@@ -72,7 +75,7 @@ async function requestedNodes(device: Device, field: string): Promise<OciDevice[
     const node = await deviceAt(real, target);
     if (node !== undefined) return [node];
     if ((await stat(real)).isDirectory()) {
-      const nodes = await walk(real, target, new Set());
+      const nodes = await walk(real, target, new Set(), most);
       if (nodes.length > 0) return nodes;
       throw invalid(`${field}.host_path`, hostPath, "holds no device");
     }
@@ -83,19 +86,25 @@ async function requestedNodes(device: Device, field: string): Promise<OciDevice[
   throw invalid(`${field}.host_path`, hostPath, "is not a device");
 }
 
+/** More than the /dev of any machine has: a request may name any directory. */
+const MOST_ENTRIES = 65_536;
+
 /** All device nodes below `directory`, renamed to below `target`; symlinks are not followed. */
 async function walk(
   directory: string,
   target: string,
   skip: ReadonlySet<string>,
+  most: number,
+  seen = { entries: 0 },
 ): Promise<OciDevice[]> {
   const nodes: OciDevice[] = [];
   for (const name of (await readdir(directory)).sort()) {
     if (skip.has(name)) continue;
+    if (++seen.entries > most) throw new Error(`more than ${most} files are below it`);
     const from = join(directory, name);
     const to = join(target, name);
     const info = await lstat(from).catch(ignoreMissing);
-    if (info?.isDirectory()) nodes.push(...(await walk(from, to, skip)));
+    if (info?.isDirectory()) nodes.push(...(await walk(from, to, skip, most, seen)));
     else if (info?.isCharacterDevice() || info?.isBlockDevice()) {
       const node = await deviceAt(from, to).catch(ignoreMissing);
       if (node !== undefined) nodes.push(node);

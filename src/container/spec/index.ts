@@ -109,6 +109,7 @@ async function buildProcess(input: SpecInput, user: ResolvedUser, take: Take) {
       capabilities: capabilities.bounding,
       apparmor: apparmorProfile === DEFAULT_APPARMOR,
       defaultProfile: input.runtime.seccomp_profile,
+      unset: input.runtime.unset_seccomp_profile,
       supported: input.features.seccomp,
     }),
   );

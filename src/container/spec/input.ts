@@ -56,7 +56,11 @@ export interface SpecInput {
   host: SpecHost;
   runtime: Pick<
     Config["runtime"],
-    "default_capabilities" | "default_ulimits" | "default_env" | "seccomp_profile"
+    | "default_capabilities"
+    | "default_ulimits"
+    | "default_env"
+    | "seccomp_profile"
+    | "unset_seccomp_profile"
   >;
   /** The handler's list, else `runtime.allowed_annotations`. */
   allowedAnnotations: readonly string[];

@@ -82,6 +82,9 @@ export async function buildAppArmor(request: AppArmorRequest): Promise<string | 
   if (choice?.type !== "Localhost") return buildDefault(request, field, choice !== undefined);
   // The peers take the old field's form in the new one too, and critest sends it.
   const name = choice.ref.replace(/^localhost\//, "");
+  if (!isProfileName(name)) {
+    throw invalid(field, name.slice(0, LONGEST_NAME), "is not the name of an AppArmor profile");
+  }
   if (!request.host.apparmor) throw impossible(field, name, "AppArmor is off on this host");
   if (!request.runtime.apparmor) throw impossible(field, name, NO_SUPPORT);
   const isLoaded = request.isLoaded ?? isAppArmorProfileLoaded;
@@ -89,6 +92,17 @@ export async function buildAppArmor(request: AppArmorRequest): Promise<string | 
     throw impossible(field, name, "this AppArmor profile is not loaded on this host");
   }
   return name;
+}
+
+/** The OCI runtime writes it into one line of /proc/self/attr/exec, of a page at most. */
+const LONGEST_NAME = 1024;
+
+/**
+ * Control characters end the line. "unconfined" is what the kernel calls the absence of a profile: who
+ * may use a profile of the node may not by that use none.
+ */
+function isProfileName(name: string): boolean {
+  return name !== "unconfined" && name.length <= LONGEST_NAME && !/\p{Cc}/u.test(name);
 }
 
 const NO_SUPPORT = "this OCI runtime has no AppArmor support";

@@ -46,6 +46,9 @@ const ERRNO: Readonly<Record<string, number>> = {
   EOPNOTSUPP: 95,
 };
 
+/** Three times the kernel's calls. A filter holds 4,096 instructions: no more rules than these fit in it. */
+const MOST_RULES = 1024;
+
 const action = v.picklist(ACTIONS);
 const errnoRet = v.optional(
   v.nullable(v.pipe(v.number(), v.integer(), v.minValue(0), v.maxValue(4095))),
@@ -117,7 +120,9 @@ type Filter = v.InferOutput<typeof filter>;
  * @throws Error with what is wrong and where.
  */
 export function parseSeccompProfile(text: string, context: SeccompContext): OciSeccomp {
-  const result = v.safeParse(profile, JSON.parse(text, keepDigits));
+  const json: unknown = JSON.parse(text, keepDigits);
+  checkSize(json);
+  const result = v.safeParse(profile, json);
   if (!result.success) {
     const [issue] = result.issues;
     throw new Error(`${v.getDotPath(issue) ?? "the profile"}: ${issue.message}`);
@@ -137,6 +142,15 @@ export function parseSeccompProfile(text: string, context: SeccompContext): OciS
     ...(source.listenerMetadata ? { listenerMetadata: source.listenerMetadata } : {}),
     syscalls,
   };
+}
+
+/** Before all of them are checked. */
+function checkSize(json: unknown): void {
+  if (typeof json !== "object" || json === null || !("syscalls" in json)) return;
+  const { syscalls } = json;
+  if (Array.isArray(syscalls) && syscalls.length > MOST_RULES) {
+    throw new Error(`syscalls: ${syscalls.length} entries, at most ${MOST_RULES}`);
+  }
 }
 
 /** 64 bit masks do not fit a double. */

@@ -1,9 +1,9 @@
-import { readFile } from "node:fs/promises";
 import { release } from "node:os";
 import { CribError, messageOf } from "../../error.ts";
 import type { SecurityProfile } from "../../gen/runtime/v1/security_pb.ts";
 import { codeOf } from "../../linux/errno.ts";
-import { chooseProfile } from "./lsm.ts";
+import { loadRegularFile } from "../../linux/regular-file.ts";
+import { chooseProfile, type ProfileChoice } from "./lsm.ts";
 import type { OciSeccomp } from "./oci.ts";
 import { impossible, invalid } from "./refuse.ts";
 import { defaultSeccomp } from "./seccomp-default.ts";
@@ -20,6 +20,8 @@ export interface SeccompRequest {
   apparmor: boolean;
   /** `runtime.seccomp_profile`: a file in place of the built-in profile; "" is the built-in one. */
   defaultProfile: string;
+  /** `runtime.unset_seccomp_profile`: of a container that names none. */
+  unset: "Unconfined" | "RuntimeDefault";
   /** Whether the OCI runtime was built with seccomp. */
   supported: boolean;
   /** Node's name of the architecture and the kernel's release; the host's own unless in tests. */
@@ -27,24 +29,24 @@ export interface SeccompRequest {
   kernel?: string;
 }
 
+/** Ten times the built-in profile. Reading and checking one takes the daemon's time. */
+const LIMIT_BYTES = 256 * 1024;
 const FIELD = "linux.security_context.seccomp";
 
 /**
  * `linux.seccomp`, or undefined for an unconfined container: privileged, profile Unconfined, or none
- * given (critest: "nil profile, which is unconfined").
+ * given, unless the node says otherwise (critest: "nil profile, which is unconfined").
  */
 export async function buildSeccomp(
   request: SeccompRequest,
 ): Promise<{ seccomp: OciSeccomp | undefined; warnings: string[] }> {
-  const choice = chooseProfile(
+  const choice: ProfileChoice = chooseProfile(
     request.profile,
     request.deprecated,
     FIELD,
     "linux.security_context.seccomp_profile_path",
-  );
-  if (choice === undefined || choice.type === "Unconfined") {
-    return { seccomp: undefined, warnings: [] };
-  }
+  ) ?? { type: request.unset, ref: "" };
+  if (choice.type === "Unconfined") return { seccomp: undefined, warnings: [] };
   if (request.privileged) {
     const warning = `${FIELD}: ${choice.ref} has no effect: the container is privileged`;
     return { seccomp: undefined, warnings: choice.type === "Localhost" ? [warning] : [] };
@@ -65,7 +67,7 @@ async function load(type: string, ref: string, request: SeccompRequest): Promise
   if (!path.startsWith("/")) throw invalid(field, path, "must be an absolute path");
   let text: string;
   try {
-    text = await readFile(path, "utf8");
+    text = (await loadRegularFile(path, LIMIT_BYTES)).toString();
   } catch (cause) {
     const missing = codeOf(cause) === "ENOENT";
     const reason = missing ? "no such file on this node" : messageOf(cause);
