@@ -1,5 +1,6 @@
 import { describe, expect, test } from "bun:test";
 import { checkEngines, type EngineFacts } from "../../src/cli/check/engines.ts";
+import { ESCAPES, knownEscapes } from "../../src/cli/check/escapes.ts";
 import { type Finding, fail, ok, warn } from "../../src/cli/check/finding.ts";
 import { checkKernel, type KernelFacts } from "../../src/cli/check/kernel.ts";
 import { checkPlaces, type Place, type PlaceFacts } from "../../src/cli/check/places.ts";
@@ -47,7 +48,7 @@ const places: PlaceFacts = {
   cadvisor: { path: "/var/run/crio/crio.sock", use: { kind: "free" } },
 };
 
-const crun = { name: "crun", path: "/usr/bin/crun", version: "crun version 1.21", problem: "" };
+const crun = { name: "crun", path: "/usr/bin/crun", version: "crun version 1.28", problem: "" };
 const engines: EngineFacts = {
   handlers: [crun],
   defaultHandler: "crun",
@@ -206,6 +207,14 @@ const kernelCases: Case[] = [
     /modprobe br_netfilter/,
   ],
   [
+    "TIOCSTI",
+    sysctl("dev.tty.legacy_tiocsti", "1"),
+    "warn",
+    "terminals",
+    /legacy_tiocsti is 1/,
+    /legacy_tiocsti=0/,
+  ],
+  [
     "few inotify instances",
     sysctl("fs.inotify.max_user_instances", "128"),
     "warn",
@@ -312,7 +321,7 @@ const placeCases: Case[] = [
 ];
 
 const broken = { ...crun, problem: "cgroups in hybrid mode not supported" };
-const runc = { ...crun, name: "runc", path: "/usr/sbin/runc", version: "runc version 1.1" };
+const runc = { ...crun, name: "runc", path: "/usr/sbin/runc", version: "runc version 1.4.3" };
 const driver = (changes: Partial<EngineFacts["cgroupDriver"]>) =>
   onEngines({ cgroupDriver: { ...engines.cgroupDriver, ...changes } });
 const cni = (changes: Partial<EngineFacts["cni"]>) =>
@@ -325,7 +334,7 @@ const engineCases: Case[] = [
     onEngines({ handlers: [broken], defaultHandler: "" }),
     "fail",
     "OCI runtime crun",
-    /crun version 1\.21: cgroups in hybrid/,
+    /crun version 1\.28: cgroups in hybrid/,
     /apt install/,
   ],
   [
@@ -343,6 +352,17 @@ const engineCases: Case[] = [
     "OCI runtime crun",
     /hybrid/,
     /install/,
+  ],
+  [
+    "one of which escapes are known",
+    onEngines({
+      handlers: [{ ...runc, version: "runc version 1.1.5+ds1" }],
+      defaultHandler: "runc",
+    }),
+    "warn",
+    "OCI runtime runc",
+    /1\.1\.5\+ds1: older than the fixes of CVE-2024-21626, .*CVE-2025-52881/,
+    /distribution/,
   ],
   [
     "the chosen one is not there",
@@ -488,5 +508,46 @@ describe("the report", () => {
       remedy: "install it",
     });
     expect(JSON.parse(renderJson(findings.slice(0, 2))).ok).toBe(true);
+  });
+});
+
+describe("known escapes", () => {
+  const [leak, low, masked, dev] = [
+    "CVE-2024-21626",
+    "CVE-2024-45310",
+    ["CVE-2025-31133", "CVE-2025-52565", "CVE-2025-52881"],
+    "CVE-2026-41579",
+  ] as const;
+  test.each<[string, string[]]>([
+    ["runc version 1.0.0-rc6", ESCAPES.runc.map(({ cve }) => cve)],
+    ["runc version 1.0.0-rc95", ESCAPES.runc.slice(2).map(({ cve }) => cve)],
+    ["runc version 1.1.4", ["CVE-2023-27561", "CVE-2023-28642", leak, low, ...masked, dev]],
+    ["runc version 1.1.5+ds1", [leak, low, ...masked, dev]],
+    ["runc version 1.1.12", [low, ...masked, dev]],
+    ["runc version 1.1.15+ds1", [...masked, dev]],
+    ["runc version 1.2.0-rc.2", [low, ...masked, dev]],
+    ["runc version 1.2.7", [...masked, dev]],
+    ["runc version 1.2.9", [dev]],
+    ["runc version 1.3.2", [...masked, dev]],
+    ["runc version 1.3.3", [dev]],
+    ["runc version 1.3.6", []],
+    ["runc version 1.4.0-rc.2", [...masked, dev]],
+    ["runc version 1.4.0-rc.3", [dev]],
+    ["runc version 1.4.0", [dev]],
+    ["runc version 1.4.3", []],
+    ["runc version 1.5.0-rc.2", [dev]],
+    ["runc version 1.5.0", []],
+    ["runc version 1.10.0", []],
+    ["runc version 2.0.0", []],
+    ["crun version 0.10.4", ["CVE-2019-18837", "CVE-2026-47766"]],
+    ["crun version 1.8.1", ["CVE-2026-47766"]],
+    ["crun version 1.21", ["CVE-2026-47766"]],
+    ["crun version 1.28", []],
+    ["crun version 1.29.1", []],
+    ["crun version UNKNOWN", []],
+    ["kata-runtime  : 3.2.0", []],
+    ["", []],
+  ])("of %p", (said, names) => {
+    expect(knownEscapes(said)).toEqual(names);
   });
 });

@@ -1,4 +1,5 @@
 /** OCI runtimes, CNI, systemd: the programs that Crib drives. Pure: the facts come from facts.ts. */
+import { knownEscapes } from "./escapes.ts";
 import { type Finding, fail, ok, warn } from "./finding.ts";
 
 export interface HandlerFact {
@@ -34,11 +35,11 @@ function checkHandlers({ handlers, defaultHandler }: EngineFacts): Finding[] {
     return [fail("OCI runtime", "neither crun nor runc is in PATH", install)];
   }
   const works = handlers.some(({ problem }) => problem === "");
-  const findings = handlers.map(({ name, path, version, problem }) => {
+  const findings = handlers.flatMap(({ name, path, version, problem }) => {
     const check = `OCI runtime ${name}`;
     if (problem === "") {
       const suffix = name === defaultHandler ? ", the default" : "";
-      return ok(check, `${path}: ${version || "works"}${suffix}`);
+      return [ok(check, `${path}: ${version || "works"}${suffix}`), ...escapes(check, version)];
     }
     const message = version === "" ? problem : `${version}: ${problem}`;
     if (!works || name === defaultHandler) return fail(check, message, install);
@@ -49,6 +50,16 @@ function checkHandlers({ handlers, defaultHandler }: EngineFacts): Finding[] {
     findings.push(fail("OCI runtime", message, install));
   }
   return findings;
+}
+
+/** Distributions mend faults without another version, so that this cannot be more than a warning. */
+function escapes(check: string, version: string): Finding[] {
+  const names = knownEscapes(version);
+  if (names.length === 0) return [];
+  const message = `${version}: older than the fixes of ${names.join(", ")}, by which containers escape`;
+  const remedy =
+    "see whether your distribution has mended them (Debian: security-tracker.debian.org), or upgrade";
+  return [warn(check, message, remedy)];
 }
 
 function checkDriver({ cgroupDriver }: EngineFacts): Finding {

@@ -41,6 +41,7 @@ export const SYSCTLS = [
   "fs.inotify.max_user_instances",
   "user.max_net_namespaces",
   "user.max_pid_namespaces",
+  "dev.tty.legacy_tiocsti",
 ];
 
 export function checkKernel(facts: KernelFacts): Finding[] {
@@ -55,6 +56,7 @@ export function checkKernel(facts: KernelFacts): Finding[] {
     forwarding(facts),
     bridgeFilter(facts),
     inotify(facts),
+    ...terminals(facts),
     propagation(facts),
     swap(facts),
     securityModules(facts),
@@ -205,6 +207,15 @@ function inotify({ sysctls }: KernelFacts): Finding {
     `${value} instances for all of root's containers together`,
     `echo ${name}=8192 > /etc/sysctl.d/90-crib-inotify.conf && sysctl --system`,
   );
+}
+
+/** RuntimeDefault seccomp leaves it to the kernel, as the peers' profiles do. Kernels before 6.2 always have it. */
+function terminals({ sysctls }: KernelFacts): Finding[] {
+  const name = "dev.tty.legacy_tiocsti";
+  if (sysctls[name] !== "1") return [];
+  const message = `${name} is 1: a process can type into its terminal what others then run`;
+  const remedy = `echo ${name}=0 > /etc/sysctl.d/90-crib-tty.conf && sysctl --system`;
+  return [warn("terminals", message, remedy)];
 }
 
 function propagation({ rootIsShared }: KernelFacts): Finding {
