@@ -178,6 +178,7 @@ async function makeCore(config: Config): Promise<Core> {
       binDirs: config.network.bin_dirs,
       cacheDir: `${root}/network`,
       timeoutMs: config.network.timeout_seconds * 1000,
+      assumedCapabilities: config.network.assumed_capabilities,
     }),
     cgroups,
     cgroupDriver,

@@ -217,6 +217,12 @@ export const configSchema = v.strictObject({
       seconds(0.1, 3600),
       60,
     ),
+    assumed_capabilities: key(
+      "What the network does though no plugin declares it, such as Cilium in place of kube-proxy:\n" +
+        '"portMappings" (host ports), "bandwidth". Pods that ask for what nobody does are refused.',
+      v.array(v.picklist(["portMappings", "bandwidth"])),
+      [],
+    ),
   }),
 
   streaming: section(

@@ -5,6 +5,7 @@
  * Kubernetes read since dockershim.
  */
 import { CribError } from "../error.ts";
+import type { CniNetwork } from "./conflist.ts";
 
 /** A pod that is to be attached to the network. */
 export interface PodAttachment {
@@ -68,11 +69,48 @@ export function capabilityArgs(pod: PodAttachment): Record<string, unknown> {
   return args;
 }
 
+/**
+ * Refuses a pod that asks for what nobody in the network does: it would run, and its host ports or its
+ * limits would not be there.
+ *
+ * @param assumed Capabilities that the network has without a plugin that declares them.
+ * @throws CribError FailedPrecondition
+ */
+export function requireServed(
+  pod: PodAttachment,
+  network: CniNetwork,
+  assumed: readonly string[],
+): void {
+  const isServed = (capability: string) =>
+    assumed.includes(capability) ||
+    network.plugins.some(({ capabilities }) => capabilities?.[capability] === true);
+  const refuse = (field: string, value: unknown, capability: string) => {
+    const why = `no plugin of network ${network.name} has the capability ${capability}`;
+    throw new CribError("FailedPrecondition", `${field}: ${JSON.stringify(value)}: ${why}`);
+  };
+  const index = pod.portMappings.findIndex(({ hostPort }) => hostPort > 0);
+  if (index >= 0 && !isServed("portMappings")) {
+    const field = `config.port_mappings[${index}].host_port`;
+    refuse(field, pod.portMappings[index]?.hostPort, "portMappings");
+  }
+  const key = BANDWIDTH_ANNOTATIONS.find((name) => pod.annotations[name] !== undefined);
+  if (key !== undefined && !isServed("bandwidth")) {
+    refuse(`config.annotations["${key}"]`, pod.annotations[key], "bandwidth");
+  }
+}
+
+const DIRECTIONS = ["ingress", "egress"] as const;
+const bandwidthKey = (direction: (typeof DIRECTIONS)[number]) =>
+  `kubernetes.io/${direction}-bandwidth`;
+
+/** The annotations of a pod that limit its bandwidth. */
+export const BANDWIDTH_ANNOTATIONS: readonly string[] = DIRECTIONS.map(bandwidthKey);
+
 /** The `bandwidth` capability: rates in bits per second, bursts in bits. */
 function bandwidthOf(annotations: Record<string, string>): Record<string, number> | undefined {
   const bandwidth: Record<string, number> = {};
-  for (const direction of ["ingress", "egress"] as const) {
-    const key = `kubernetes.io/${direction}-bandwidth`;
+  for (const direction of DIRECTIONS) {
+    const key = bandwidthKey(direction);
     const value = annotations[key];
     if (value === undefined) continue;
     const rate = parseRate(key, value);

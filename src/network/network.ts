@@ -7,7 +7,7 @@
 import { closeSync } from "node:fs";
 import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
-import { capabilityArgs, cniArgs, type PodAttachment } from "./attachment.ts";
+import { capabilityArgs, cniArgs, type PodAttachment, requireServed } from "./attachment.ts";
 import { addChain, delChain, requestConfig, retryLater } from "./chain.ts";
 import { ConfDir } from "./conf-dir.ts";
 import { atLeast, type CniNetwork } from "./conflist.ts";
@@ -34,12 +34,15 @@ export interface NetworkOptions {
   cacheDir: string;
   /** How long one plugin may take. */
   timeoutMs: number;
+  /** Capabilities that the network has without a plugin that declares them. */
+  assumedCapabilities: readonly string[];
 }
 
 export class Network {
   readonly #plugins: Plugins;
   readonly #readies: Readies;
   readonly #records: Records;
+  readonly #assumed: readonly string[];
   readonly #gate = new Gate();
   readonly #results = new Map<string, NetworkResult>();
 
@@ -47,6 +50,7 @@ export class Network {
     this.#plugins = new Plugins(options.binDirs, options.timeoutMs);
     this.#readies = new Readies(new ConfDir(options.confDir), this.#plugins);
     this.#records = new Records(options.cacheDir);
+    this.#assumed = options.assumedCapabilities;
   }
 
   /** The condition NetworkReady; says why when it is false. */
@@ -59,8 +63,8 @@ export class Network {
    * that fails is undone before this throws.
    *
    * @throws CribError naming plugin, network and pod: Unavailable when no network is configured yet or a
-   *   plugin is not ready, FailedPrecondition for a broken configuration, DeadlineExceeded for a plugin that
-   *   hangs, InvalidArgument for what the pod asks, Internal for other failures of plugins.
+   *   plugin is not ready, FailedPrecondition for a broken configuration or one that lacks what the pod asks
+   *   (host ports, bandwidth), DeadlineExceeded for a plugin that hangs, InvalidArgument for what the pod asks, Internal for other failures of plugins.
    */
   add(pod: PodAttachment): Promise<NetworkResult> {
     return this.#gate.shared(pod.id, async () => {
@@ -148,7 +152,7 @@ export class Network {
     }
     const { network } = readiness;
     const capabilities = capabilityArgs(pod);
-    warnAboutHostPorts(pod, network, capabilities);
+    requireServed(pod, network, this.#assumed);
     return {
       version: 1,
       podId: pod.id,
@@ -276,18 +280,4 @@ function readResult(raw: unknown, record: AttachmentRecord): NetworkResult {
     const message = `CNI result of ${plugins} for ${where}: ${messageOf(error)}`;
     throw new CribError("Internal", message);
   }
-}
-
-/** Some networks serve host ports without being told, so that this is no error. */
-function warnAboutHostPorts(
-  pod: PodAttachment,
-  network: CniNetwork,
-  capabilities: Record<string, unknown>,
-): void {
-  if (capabilities.portMappings === undefined) return;
-  if (network.plugins.some((plugin) => plugin.capabilities?.portMappings === true)) return;
-  log().warn(
-    { podId: pod.id, network: network.name },
-    "no plugin of the network declares portMappings: the pod's host ports may not work",
-  );
 }

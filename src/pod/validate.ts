@@ -5,6 +5,7 @@ import { validateSandboxSecurity } from "../container/spec/sandbox.ts";
 import { CribError } from "../error.ts";
 import { type PodSandboxConfig, Protocol } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
 import { NamespaceMode } from "../gen/runtime/v1/security_pb.ts";
+import { BANDWIDTH_ANNOTATIONS } from "../network/attachment.ts";
 import { log } from "../observe/log.ts";
 import { RESOLV_CONF_LIMIT_BYTES, resolvConf } from "./files.ts";
 
@@ -32,6 +33,7 @@ export function validatePod(core: Core, config: PodSandboxConfig): void {
   }
   validateHostname(config);
   validatePorts(config);
+  validateHostNetwork(config);
   validateDns(config);
   validateSysctls(config.linux?.sysctls ?? {}, namespaceModes(config));
   for (const warning of validateSandboxSecurity(config.linux?.securityContext, core.host)) {
@@ -63,6 +65,9 @@ export function namespaceModes(config: PodSandboxConfig): NamespaceModes {
   if (options?.pid === NamespaceMode.TARGET) {
     throw invalid(`${field}.pid`, "TARGET", "is for containers only");
   }
+  if (options !== undefined && options.targetId !== "") {
+    throw invalid(`${field}.target_id`, options.targetId, "is for containers only");
+  }
   return {
     hostNetwork: options?.network === NamespaceMode.NODE,
     hostIpc: options?.ipc === NamespaceMode.NODE,
@@ -93,6 +98,25 @@ function validatePorts(config: PodSandboxConfig): void {
       throw invalid(`${field}.host_ip`, mapping.hostIp, "is not an IP address");
     }
   });
+}
+
+/** What a pod with the host's network has of itself: its processes listen on the host's own ports. */
+function validateHostNetwork(config: PodSandboxConfig): void {
+  if (!namespaceModes(config).hostNetwork) return;
+  config.portMappings.forEach(({ hostPort, containerPort }, index) => {
+    if (hostPort === 0 || hostPort === containerPort) return;
+    const why = `is not container_port ${containerPort}, and the pod has the host's network`;
+    throw invalid(`config.port_mappings[${index}].host_port`, hostPort, why);
+  });
+  for (const key of BANDWIDTH_ANNOTATIONS) {
+    const value = config.annotations[key];
+    if (value === undefined) continue;
+    throw invalid(
+      `config.annotations["${key}"]`,
+      value,
+      "cannot be: the pod has the host's network",
+    );
+  }
 }
 
 function validateDns(config: PodSandboxConfig): void {

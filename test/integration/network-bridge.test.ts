@@ -67,6 +67,7 @@ function open(timeoutMs = 30_000): Network {
     binDirs: [join(directory, "bin"), ...REAL_PLUGINS],
     cacheDir: join(directory, "cache"),
     timeoutMs,
+    assumedCapabilities: [],
   });
 }
 

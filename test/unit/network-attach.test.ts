@@ -2,9 +2,56 @@ import { describe, expect, test } from "bun:test";
 import { existsSync, readFileSync, statSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import type { CribError } from "../../src/error.ts";
+import type { PodAttachment } from "../../src/network/attachment.ts";
 import { attachment, type Call, RESULT, refusal, useFakeCni } from "../fixtures/fake-cni.ts";
 
 const cni = useFakeCni();
+
+describe("what nobody in the network does", () => {
+  const ports = {
+    portMappings: [
+      { protocol: "tcp", containerPort: 80, hostPort: 0, hostIp: "" },
+      { protocol: "tcp", containerPort: 81, hostPort: 8081, hostIp: "" },
+    ],
+  } as Partial<PodAttachment>;
+  const limited = { annotations: { "kubernetes.io/ingress-bandwidth": "1M" } };
+
+  test.each<[string, Partial<PodAttachment>, string]>([
+    ["host ports", ports, "config.port_mappings[1].host_port: 8081: no plugin of network n has"],
+    [
+      "bandwidth",
+      limited,
+      'config.annotations["kubernetes.io/ingress-bandwidth"]: "1M": no plugin of network n has',
+    ],
+  ])(
+    "%s: the pod is refused before any plugin runs, and nothing is recorded",
+    async (_, asks, text) => {
+      cni().one();
+      const network = cni().open();
+      const refused = await refusal(network.add(attachment(asks)));
+      expect(refused).toMatchObject({ code: "FailedPrecondition" });
+      expect(refused.message).toContain(text);
+      expect(cni().verbs()).toEqual([]);
+      expect(await network.attachments()).toEqual([]);
+    },
+  );
+
+  test("counts from the configuration of now: a plugin that came meanwhile is told", async () => {
+    cni().one();
+    const network = cni().open();
+    await refusal(network.add(attachment(ports)));
+    cni().two();
+    await network.add(attachment(ports));
+    expect(cni().verbs()).toEqual(["a ADD", "b ADD"]);
+  });
+
+  test("is no matter where the node's owner says that the network does it", async () => {
+    cni().one();
+    const network = cni().open(10_000, ["portMappings", "bandwidth"]);
+    await network.add(attachment({ ...ports, ...limited }));
+    expect(cni().verbs()).toEqual(["a ADD"]);
+  });
+});
 
 describe("attach and detach", () => {
   test("plugins run in order with prevResult, and in reverse with the final result for DEL", async () => {

@@ -22,6 +22,12 @@ const sysctl = (name: string, options = {}): Init => ({
   linux: { sysctls: { [name]: "1" }, securityContext: { namespaceOptions: options } },
 });
 
+const hostNetwork = (more: Init): Init => ({
+  linux: { securityContext: { namespaceOptions: { network: 2 } } },
+  ...more,
+});
+const web = (containerPort: number, hostPort: number) => ({ containerPort, hostPort });
+
 test.each([
   ["nothing but metadata", {}],
   ["a host name", { hostname: "Web-1.example" }],
@@ -30,6 +36,7 @@ test.each([
   ["ports", { portMappings: [{ containerPort: 65535, hostPort: 0, protocol: 2 }] }],
   ["an IPv4 host address", { portMappings: [{ containerPort: 1, hostIp: "127.0.0.1" }] }],
   ["an IPv6 host address", { portMappings: [{ containerPort: 1, hostIp: "::1" }] }],
+  ["ports of the host's network", hostNetwork({ portMappings: [web(80, 80), web(81, 0)] })],
   ["a network sysctl", sysctl("net.ipv4.ip_unprivileged_port_start")],
   ["a sysctl with slashes", sysctl("net/ipv4/conf/eth0.1/forwarding")],
   ["an IPC sysctl", sysctl("kernel.shm_rmid_forced")],
@@ -71,6 +78,18 @@ test.each([
     "namespace_options.pid",
     { linux: { securityContext: { namespaceOptions: { pid: 3, targetId: "x" } } } },
   ],
+  [
+    'namespace_options.target_id: "x"',
+    { linux: { securityContext: { namespaceOptions: { pid: 1, targetId: "x" } } } },
+  ],
+  [
+    "config.port_mappings[1].host_port: 8080 is not container_port 80",
+    hostNetwork({ portMappings: [web(1, 1), web(80, 8080)] }),
+  ],
+  [
+    'config.annotations["kubernetes.io/egress-bandwidth"]: "1M"',
+    hostNetwork({ annotations: { "kubernetes.io/egress-bandwidth": "1M" } }),
+  ],
   ["namespace_options.ipc", { linux: { securityContext: { namespaceOptions: { ipc: 1 } } } }],
 ] as Array<[string, Init]>)("%s is checked and named", (field, changes) => {
   expect(() => validate(changes)).toThrow(field);
@@ -110,8 +129,11 @@ test("a log path stays below the pod's log directory", () => {
   expect(logPathOf("/logs/pod/", "./c//0.log")).toBe("/logs/pod/c/0.log");
   expect(logPathOf("/logs/pod", "a/../0.log")).toBe("/logs/pod/0.log");
   expect(logPathOf("/logs/pod", "/0.log")).toBe("/logs/pod/0.log");
-  expect(logPathOf("", "0.log")).toBe("");
   expect(logPathOf("/logs", "")).toBe("");
+  expect(logPathOf("", "")).toBe("");
+  expect(() => logPathOf("", "0.log")).toThrow(
+    'log_path: "0.log": the pod sandbox was made without',
+  );
   for (const path of ["../x", "a/../../x", "..", "."]) {
     expect(() => logPathOf("/logs/pod", path)).toThrow(`log_path: "${path}"`);
   }
