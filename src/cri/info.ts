@@ -1,3 +1,5 @@
+import { JsonText } from "../container/info.ts";
+
 /** The kubelet takes answers of 16 MiB, and the status comes with it. */
 const LIMIT_BYTES = 8 * 1024 * 1024;
 
@@ -5,14 +7,18 @@ const LIMIT_BYTES = 8 * 1024 * 1024;
  * The `info` map of a verbose answer: one JSON document under "info", as the peers have it. Members that
  * it has no room for are left out, the largest first, and named in "omitted".
  */
-export function infoOf(verbose: boolean, info: () => object): Record<string, string> {
-  return verbose ? { info: toJson(info(), LIMIT_BYTES) } : {};
+export async function infoOf(
+  verbose: boolean,
+  info: () => object | Promise<object>,
+): Promise<Record<string, string>> {
+  return verbose ? { info: toJson(await info(), LIMIT_BYTES) } : {};
 }
 
 /** Exported for tests. */
 export function toJson(info: object, limitBytes: number): string {
   const members = Object.entries(info).flatMap(([name, value]) => {
-    const json: string | undefined = JSON.stringify(value);
+    const json: string | undefined =
+      value instanceof JsonText ? value.text : JSON.stringify(value);
     return json === undefined ? [] : [{ name, text: `${JSON.stringify(name)}:${json}` }];
   });
   const omitted: string[] = [];

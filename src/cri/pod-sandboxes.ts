@@ -1,6 +1,6 @@
-import { containerPaths, podPaths } from "../container/paths.ts";
 import type { PodSandbox } from "../gen/runtime/v1/pod_sandbox_pb.ts";
 import type { RuntimeServiceDefinition } from "../gen/runtime/v1/runtime_service_pb.ts";
+import { podInfo } from "../pod/info.ts";
 import { removePod } from "../pod/remove.ts";
 import { runPod } from "../pod/run.ts";
 import { stateOf, toPodSandbox, toPodSandboxStatus } from "../pod/status.ts";
@@ -34,23 +34,10 @@ export function podSandboxRpcs({ core }: CriContext) {
       return {};
     },
 
-    podSandboxStatus({ podSandboxId, verbose }) {
+    async podSandboxStatus({ podSandboxId, verbose }) {
       const pod = requirePod(core.store, requireId("pod_sandbox_id", podSandboxId));
-      const info = () => ({
-        pid: pod.monitorPid,
-        handler: pod.handler,
-        cgroup: pod.cgroup,
-        namespaces: pod.namespaces,
-        directory: podPaths(core, pod.id).directory,
-        network: pod.ips.length === 0 ? null : core.network.result(pod.id)?.raw,
-        containers: core.store
-          .containersOf(pod.id)
-          .map(({ id }) => ({ id, bundle: containerPaths(core, id).bundle })),
-      });
-      return {
-        status: toPodSandboxStatus(pod),
-        info: infoOf(verbose, info),
-      };
+      const info = await infoOf(verbose, () => podInfo(core, pod));
+      return { status: toPodSandboxStatus(pod), info };
     },
 
     listPodSandbox({ filter }) {

@@ -110,6 +110,12 @@ export class ImageStore {
     return this.#images.get(this.#names.get(name) ?? "");
   }
 
+  /** The text of an image's configuration, as its digest has it. */
+  configJson(id: string): string | undefined {
+    const row = this.#database.query("SELECT config FROM images WHERE id = ?").get(id);
+    return (row as { config: string } | null)?.config;
+  }
+
   /** Adds an image, or names to one that is there. */
   add(image: NewImage): Image {
     const robbed = new Set<string>();

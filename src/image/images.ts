@@ -145,6 +145,11 @@ export class Images {
     return this.#store.list();
   }
 
+  /** The text of an image's configuration; undefined when the image is gone. */
+  configJson(id: string): string | undefined {
+    return this.#store.configJson(id);
+  }
+
   /**
    * An image by id ("sha256:…" or bare), name:tag, name@digest (both normalised as Docker does, unless
    * registries.conf says what a short name stands for), or the
