@@ -4,6 +4,7 @@ import { mkdir } from "node:fs/promises";
 import { dirname } from "node:path";
 import { CribError } from "../error.ts";
 import type { ContainerConfig } from "../gen/runtime/v1/container_config_pb.ts";
+import type { PodSandboxConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
 import type { Image } from "../image/images.ts";
 import { oomFile } from "../linux/cgroup.ts";
 import { quickenMoves } from "../linux/cgroup-moves.ts";
@@ -20,11 +21,13 @@ import type { ContainerRecord, PodRecord } from "../state/records.ts";
 import { refuseLong } from "./config-size.ts";
 import type { Core } from "./core.ts";
 import { hostnameOf } from "./hostname.ts";
+import { requireImage } from "./image-spec.ts";
 import { mountImages } from "./image-volumes.ts";
 import { containerPaths, lentPaths, logPathOf } from "./paths.ts";
 import { placementOf } from "./placement.ts";
 import { discardById, removeContainer } from "./remove.ts";
 import { inState } from "./room.ts";
+import { requireSamePod } from "./sandbox-config.ts";
 import type { SpecInput } from "./spec/input.ts";
 import { stopSignal } from "./spec/signal.ts";
 import { explainTarget, pinTarget, unpinTarget } from "./target.ts";
@@ -37,9 +40,15 @@ import { explainTarget, pinTarget, unpinTarget } from "./target.ts";
  */
 export async function createContainer(
   core: Core,
-  request: { podId: string; config: ContainerConfig | undefined; signal: AbortSignal },
+  request: {
+    podId: string;
+    config: ContainerConfig | undefined;
+    sandboxConfig: PodSandboxConfig | undefined;
+    signal: AbortSignal;
+  },
 ): Promise<string> {
   const pod = requirePod(core.store, request.podId);
+  requireSamePod(pod, request.sandboxConfig);
   const { config } = request;
   if (config === undefined) throw new CribError("InvalidArgument", "config is missing");
   const metadata = config.metadata;
@@ -117,8 +126,7 @@ function requireReady(pod: PodRecord): void {
 }
 
 function imageOf(core: Core, config: ContainerConfig): Image {
-  const reference = config.image?.image ?? "";
-  if (reference === "") throw new CribError("InvalidArgument", 'config.image.image: "" is empty');
+  const reference = requireImage(core, config.image, "config.image");
   const image = core.images.find(reference);
   if (image === undefined) {
     throw new CribError("NotFound", `image "${reference}" is not on this node`);

@@ -6,6 +6,7 @@ import type { Image } from "../image/images.ts";
 import { openInRoot } from "../linux/file.ts";
 import type { ContainerRecord, PodRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
+import { requireImage } from "./image-spec.ts";
 
 const O_PATH = 0o10000000;
 /** The kubelet looks for it (k8s.io/cri-api, pkg/errors). */
@@ -30,7 +31,7 @@ export async function mountImages(
     if (mount.image === undefined) continue;
     const field = `mounts[${index}]`;
     checkSubPath(mount.imageSubPath, field);
-    const image = requireImage(core, mount, field);
+    const image = findImage(core, mount, field);
     const { image: name, userSpecifiedImage } = mount.image;
     await core.images.verify(image, userSpecifiedImage || name, namespace);
     const root = core.storage.mountVolume(id, String(index), image.layers);
@@ -47,9 +48,8 @@ export function imagesOf(core: Core, { imageId, config }: ContainerRecord): stri
   return [imageId, ...volumes];
 }
 
-function requireImage(core: Core, { image }: Mount, field: string): Image {
-  const name = image?.image ?? "";
-  if (name === "") throw new CribError("InvalidArgument", `${field}.image.image: "" is empty`);
+function findImage(core: Core, { image }: Mount, field: string): Image {
+  const name = requireImage(core, image, `${field}.image`);
   const what = `${REASON}: ${field}.image: "${name}"`;
   const found = core.images.find(name);
   if (found === undefined) throw new CribError("NotFound", `${what} is not on this node`);

@@ -1,6 +1,6 @@
 /** What `crictl inspect` shows beside the status, under the names that agents know from the peers. */
 import { readFile } from "node:fs/promises";
-import { codeOf } from "../linux/kernel-file.ts";
+import { codeOf } from "../linux/errno.ts";
 import type { ContainerRecord } from "../state/records.ts";
 import { configJson } from "./config-json.ts";
 import type { Core } from "./core.ts";

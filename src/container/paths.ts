@@ -38,10 +38,14 @@ export function lentPaths(core: Pick<Core, "config">, id: string) {
 /**
  * The absolute path of a container's log, "" for none. A log path is below the pod's log directory.
  *
- * @throws CribError InvalidArgument
+ * @throws CribError InvalidArgument: it leaves that directory, or the pod has none.
  */
 export function logPathOf(logDirectory: string, logPath: string): string {
-  if (logDirectory === "" || logPath === "") return "";
+  if (logPath === "") return "";
+  if (logDirectory === "") {
+    const text = `log_path: "${logPath}": the pod sandbox was made without log_directory`;
+    throw new CribError("InvalidArgument", text);
+  }
   if (!logDirectory.startsWith("/")) {
     throw new CribError("InvalidArgument", `log_directory: "${logDirectory}" is not absolute`);
   }

@@ -1,6 +1,7 @@
-import type { DeepPartial } from "../gen/runtime/v1/common_pb.ts";
-import { Signal } from "../gen/runtime/v1/container_config_pb.ts";
+import type { DeepPartial, ImageSpec } from "../gen/runtime/v1/common_pb.ts";
+import { type Mount, Signal } from "../gen/runtime/v1/container_config_pb.ts";
 import { type Container, ContainerState, ContainerStatus } from "../gen/runtime/v1/container_pb.ts";
+import type { LinuxContainerResources } from "../gen/runtime/v1/resources_pb.ts";
 import type { Image } from "../image/images.ts";
 import type { ContainerPhase, ContainerRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
@@ -24,7 +25,7 @@ export function toContainer(container: ContainerRecord): Container {
     id: container.id,
     podSandboxId: container.podId,
     metadata: container.config.metadata,
-    image: container.config.image,
+    image: imageSpecOf(container, container.config.image?.image ?? ""),
     imageRef: container.imageId,
     imageId: container.imageId,
     state: stateOf(container),
@@ -39,11 +40,36 @@ function nameOf({ config, imageRef }: ContainerRecord, image: Image | undefined)
   return config.image?.userSpecifiedImage || image?.repoTags[0] || imageRef;
 }
 
+/**
+ * The image as the request had it, under a name. Without its handler: all handlers run the same images,
+ * and the kubelet collects one as unused whose container has another handler than the list of images.
+ */
+function imageSpecOf({ config }: ContainerRecord, image: string): ImageSpec | undefined {
+  return config.image && { ...config.image, image, runtimeHandler: "" };
+}
+
+/** An image volume's digest (KEP-5365): what PullImage answered. */
+function withImageRef(core: Core, mount: Mount): DeepPartial<Mount> {
+  if (mount.image === undefined) return mount;
+  const imageRef = core.images.find(mount.image.image)?.id;
+  return { ...mount, image: { ...mount.image, imageRef } };
+}
+
+/** The limits that hold: the kernel may not have let Crib set the oom_score_adj that was asked for. */
+function resourcesOf(
+  core: Core,
+  resources: LinuxContainerResources | undefined,
+): LinuxContainerResources | undefined {
+  if (resources === undefined) return undefined;
+  const least = BigInt(core.host.oomScoreAdjMin);
+  return resources.oomScoreAdj < least ? { ...resources, oomScoreAdj: least } : resources;
+}
+
 /** What ContainerStatus says of a container. */
 export function toContainerStatus(core: Core, container: ContainerRecord): ContainerStatus {
   const { config } = container;
   const image = core.images.find(container.imageId);
-  const resources = config.linux?.resources;
+  const resources = resourcesOf(core, config.linux?.resources);
   const status: DeepPartial<ContainerStatus> = {
     id: container.id,
     metadata: config.metadata,
@@ -53,14 +79,14 @@ export function toContainerStatus(core: Core, container: ContainerRecord): Conta
     startedAt: container.phase === "created" ? 0n : container.startedAtNs,
     finishedAt: container.finishedAtNs,
     exitCode: container.exitCode,
-    image: { image: nameOf(container, image), annotations: config.image?.annotations },
+    image: imageSpecOf(container, nameOf(container, image)),
     imageRef: image?.repoDigests[0] ?? container.imageId,
     imageId: container.imageId,
     reason: container.reason,
     message: container.message,
     labels: config.labels,
     annotations: config.annotations,
-    mounts: config.mounts,
+    mounts: config.mounts.map((mount) => withImageRef(core, mount)),
     logPath: container.logPath,
     resources: resources && { linux: resources },
     user: {

@@ -1,5 +1,5 @@
 import { readFileSync, readlinkSync } from "node:fs";
-import { messageOf } from "../error.ts";
+import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
 import { findContainer } from "../state/find.ts";
 import type { ContainerRecord } from "../state/records.ts";
@@ -23,14 +23,18 @@ const stops = new WeakMap<Core, Map<string, Stop>>();
  * Idempotent: an unknown or ended container is fine. A second call while one runs can only shorten
  * the grace.
  *
- * @throws CribError DeadlineExceeded when it survives SIGKILL (a process in uninterruptible sleep).
+ * @throws CribError InvalidArgument: less than no time; DeadlineExceeded when it survives SIGKILL (a process
+ *   in uninterruptible sleep).
  */
 export async function stopContainer(core: Core, id: string, timeoutSeconds: number): Promise<void> {
+  if (timeoutSeconds < 0) {
+    throw new CribError("InvalidArgument", `timeout: ${timeoutSeconds} is negative`);
+  }
   const container = findContainer(core.store, id);
   if (container === undefined || container.phase === "exited") return;
   const running = stops.get(core) ?? new Map<string, Stop>();
   stops.set(core, running);
-  const deadline = performance.now() + Math.max(0, timeoutSeconds) * 1000;
+  const deadline = performance.now() + timeoutSeconds * 1000;
   const known = running.get(container.id);
   if (known !== undefined) {
     known.deadline = Math.min(known.deadline, deadline);

@@ -1,6 +1,5 @@
 import { createContainer } from "../container/create.ts";
-import { droppedLogBytesOf } from "../container/dropped-log.ts";
-import { containerPaths } from "../container/paths.ts";
+import { containerInfo } from "../container/info.ts";
 import { removeContainer } from "../container/remove.ts";
 import { reopenContainerLog } from "../container/reopen-log.ts";
 import { startContainer } from "../container/start.ts";
@@ -26,9 +25,10 @@ export function containerRpcs({ core }: CriContext) {
     onlyKubelets("labels"),
   ]);
   return {
-    async createContainer({ podSandboxId, config }, { signal }) {
+    async createContainer({ podSandboxId, config, sandboxConfig }, { signal }) {
       const podId = requireId("pod_sandbox_id", podSandboxId);
-      return { containerId: await createContainer(core, { podId, config, signal }) };
+      const request = { podId, config, sandboxConfig, signal };
+      return { containerId: await createContainer(core, request) };
     },
 
     async startContainer({ containerId }) {
@@ -53,18 +53,8 @@ export function containerRpcs({ core }: CriContext) {
 
     async containerStatus({ containerId, verbose }) {
       const container = requireContainer(core.store, requireId("container_id", containerId));
-      const droppedLogBytes = verbose ? await droppedLogBytesOf(core, container) : 0;
-      return {
-        status: toContainerStatus(core, container),
-        info: infoOf(verbose, () => ({
-          sandboxID: container.podId,
-          droppedLogBytes,
-          pid: container.pid,
-          cgroup: container.cgroup,
-          bundle: containerPaths(core, container.id).bundle,
-          root: core.storage.rootfs(container.id),
-        })),
-      };
+      const info = await infoOf(verbose, () => containerInfo(core, container));
+      return { status: toContainerStatus(core, container), info };
     },
 
     listContainers({ filter }) {

@@ -1,4 +1,5 @@
-import { CribError } from "../error.ts";
+import { checkImage, requireImage } from "../container/image-spec.ts";
+import { JsonText } from "../container/info.ts";
 import { ImageSpec } from "../gen/runtime/v1/common_pb.ts";
 import type { Image as ImageMessage } from "../gen/runtime/v1/image_pb.ts";
 import type { ImageServiceDefinition } from "../gen/runtime/v1/image_service_pb.ts";
@@ -19,28 +20,30 @@ export function imageRpcs({ core, stats }: CriContext) {
   return {
     async pullImage({ image, auth, sandboxConfig }, { signal }) {
       const namespace = sandboxConfig?.metadata?.namespace ?? "";
-      const pulled = await core.images.pull(requireImage(image), { auth, namespace, signal });
+      const name = requireImage(core, image, "image");
+      const pulled = await core.images.pull(name, { auth, namespace, signal });
       return { imageRef: pulled.id };
     },
 
     listImages({ filter }) {
-      const wanted = filter?.image?.image ?? "";
+      const spec = filter?.image;
+      checkImage(core, spec, "filter.image");
+      const wanted = spec?.image ?? "";
       const found = wanted === "" ? undefined : core.images.find(wanted);
       const images = wanted === "" ? core.images.list() : found === undefined ? [] : [found];
       return { images: budget.fit(images.map(toImage)) };
     },
 
-    imageStatus({ image: spec, verbose }) {
-      const image = core.images.find(requireImage(spec));
+    async imageStatus({ image: spec, verbose }) {
+      const image = core.images.find(requireImage(core, spec, "image"));
       // The kubelet pulls what is not there, with the pod's credentials, which no check has.
       if (image === undefined || !core.images.isWhole(image)) return {};
-      const info = () => ({ layers: image.layers, imageSpec: { config: image.config } });
       const [answer] = statusBudget.fit([toImage(image)]);
-      return { image: answer, info: infoOf(verbose, info) };
+      return { image: answer, info: await infoOf(verbose, () => imageInfo(core, image)) };
     },
 
     async removeImage({ image }) {
-      await core.images.remove(requireImage(image));
+      await core.images.remove(requireImage(core, image, "image"));
       return {};
     },
 
@@ -88,10 +91,18 @@ function withFewNames({ repoTags, repoDigests, ...image }: ImageMessage): ImageM
 }
 const NAMES_IN_LISTS = 8;
 
-function requireImage(spec: ImageSpec | undefined): string {
-  const image = spec?.image ?? "";
-  if (image === "") throw new CribError("InvalidArgument", 'image.image: "" is empty');
-  return image;
+/**
+ * What `crictl inspecti` shows beside the status: `imageSpec`, the image's whole configuration, as with both
+ * peers; `labels` as with CRI-O, `chainID` as with containerd.
+ */
+function imageInfo({ images }: CriContext["core"], { id, layers, config }: Image): object {
+  const text = images.configJson(id);
+  return {
+    chainID: layers.at(-1) ?? "",
+    layers,
+    labels: config.Labels,
+    imageSpec: text === undefined ? null : new JsonText(text),
+  };
 }
 
 const LARGEST_INT64 = 2n ** 63n - 1n;

@@ -17,8 +17,7 @@ export async function infoOf(
 /** Exported for tests. */
 export function toJson(info: object, limitBytes: number): string {
   const members = Object.entries(info).flatMap(([name, value]) => {
-    const json: string | undefined =
-      value instanceof JsonText ? value.text : JSON.stringify(value);
+    const json: string | undefined = value instanceof JsonText ? value.text : JSON.stringify(value);
     return json === undefined ? [] : [{ name, text: `${JSON.stringify(name)}:${json}` }];
   });
   const omitted: string[] = [];

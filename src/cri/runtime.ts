@@ -30,7 +30,7 @@ export function runtimeRpcs({ core, streaming }: CriContext) {
         status: { conditions: [runtime, { type: "NetworkReady", ...condition(network) }] },
         runtimeHandlers: handlers,
         features: { supplementalGroupsPolicy: true, mountOptions: true },
-        info: infoOf(verbose, () => details),
+        info: await infoOf(verbose, () => details),
       };
     },
 

@@ -22,6 +22,10 @@ export function streamingRpcs({ core, streaming }: CriContext) {
       const { container } = requireRunning(core, requireId("container_id", containerId));
       const command = { containerId: container.id, command: [], tty, stdin, stdout, stderr };
       requireStreams(command);
+      if (tty !== container.config.tty) {
+        const text = `tty: ${tty}: the container was made with tty ${container.config.tty}`;
+        throw new CribError("InvalidArgument", text);
+      }
       return { url: await streaming.url({ kind: "attach", command }) };
     },
 

@@ -2,7 +2,7 @@
 import { configJson } from "../container/config-json.ts";
 import type { Core } from "../container/core.ts";
 import { hostnameOf } from "../container/hostname.ts";
-import { containerPaths, podPaths } from "../container/paths.ts";
+import { containerPaths, lentPaths, podPaths } from "../container/paths.ts";
 import type { NetworkResult } from "../network/network.ts";
 import type { PodRecord } from "../state/records.ts";
 
@@ -74,7 +74,7 @@ function runtimeSpec(core: Core, pod: PodRecord, network: NetworkResult | undefi
 function annotations(core: Core, pod: PodRecord, network: NetworkResult | undefined) {
   const { config, id } = pod;
   const { name = "", namespace = "", uid = "" } = config.metadata ?? {};
-  const { resolvConf, hostname, shm } = podPaths(core, id);
+  const { resolvConf, hostname, shm } = lentPaths(core, id);
   const hostNetwork = pod.namespaces.net === undefined;
   const crio = {
     ContainerType: "sandbox",

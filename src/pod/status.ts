@@ -40,7 +40,7 @@ export function toPodSandboxStatus(pod: PodRecord): PodSandboxStatus {
           network: options?.network ?? NamespaceMode.POD,
           pid: options?.pid ?? NamespaceMode.POD,
           ipc: options?.ipc ?? NamespaceMode.POD,
-          targetId: options?.targetId ?? "",
+          usernsOptions: options?.usernsOptions,
         },
       },
     },

@@ -68,16 +68,24 @@ export class Handlers {
    */
   async get(name: string): Promise<OciRuntime> {
     const wanted = name === "" ? await this.defaultName() : name;
-    const runtime = this.#runtimes.get(wanted);
-    if (runtime === undefined) {
-      throw new CribError(
-        "InvalidArgument",
-        `runtime_handler: "${wanted}" is not one of ${this.names().join(", ") || "(none)"}`,
-      );
-    }
+    const runtime = this.#runtimes.get(wanted) ?? this.#unknown(wanted, "runtime_handler");
     const problem = await this.#problem(runtime, true);
     if (problem !== "") throw new CribError("FailedPrecondition", problem);
     return runtime;
+  }
+
+  /**
+   * Whether a handler works does not matter here; "" is the default one, which there always is.
+   *
+   * @throws CribError InvalidArgument: there is no such handler.
+   */
+  requireKnown(name: string, field: string): void {
+    if (name !== "" && !this.#runtimes.has(name)) this.#unknown(name, field);
+  }
+
+  #unknown(name: string, field: string): never {
+    const known = this.names().join(", ") || "(none)";
+    throw new CribError("InvalidArgument", `${field}: "${name}" is not one of ${known}`);
   }
 
   /**

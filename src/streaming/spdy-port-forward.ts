@@ -21,14 +21,21 @@ export class SpdyPortForward implements Pick<SpdyOptions, "refuse" | "opened"> {
   /** Pairs that are not complete, by request id. */
   readonly #pairs = new Map<string, Pair>();
 
-  /** @param connected Is told of each connection whose streams are both there. */
+  /**
+   * @param connected Is told of each connection whose streams are both there.
+   * @param ports The only ones, when there are any. The kubelet asks for none: each stream names its port.
+   */
   constructor(
     private readonly creationTimeoutMs: number,
     private readonly connected: (connection: ForwardedConnection) => void,
+    private readonly ports: readonly number[] = [],
   ) {}
 
   refuse(headers: StreamHeaders): string | undefined {
-    if (portOf(headers) === undefined) return `port ${JSON.stringify(headers.port)}`;
+    const port = portOf(headers);
+    if (port === undefined || (this.ports.length > 0 && !this.ports.includes(port))) {
+      return `port ${JSON.stringify(headers.port)}`;
+    }
     const kind = kindOf(headers);
     if (kind === undefined) return `streamtype ${JSON.stringify(headers.streamtype)}`;
     const id = JSON.stringify(headers.requestid);

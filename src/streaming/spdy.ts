@@ -1,6 +1,6 @@
 import type { Duplex } from "node:stream";
 import { log } from "../observe/log.ts";
-import type { CommandRequest } from "./channels.ts";
+import type { CommandRequest, ForwardedConnection } from "./channels.ts";
 import { runCommand } from "./command.ts";
 import { Forwarder, MAX_CONNECTIONS } from "./forward.ts";
 import { negotiate } from "./negotiate.ts";
@@ -85,9 +85,8 @@ export async function forwardOverSpdy(
 ): Promise<void> {
   if (request.kind !== "portforward") throw new Error(`${request.kind} is no port-forward`);
   const forwarder = new Forwarder(backend, request.podSandboxId);
-  const connections = new SpdyPortForward(creationTimeoutMs, (connection) => {
-    void forwarder.forward(connection);
-  });
+  const connected = (connection: ForwardedConnection) => void forwarder.forward(connection);
+  const connections = new SpdyPortForward(creationTimeoutMs, connected, request.ports);
   const session = new SpdySession(transport, {
     idleTimeoutMs,
     maxStreams: MAX_FORWARD_STREAMS,

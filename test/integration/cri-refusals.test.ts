@@ -1,5 +1,7 @@
 /** What cannot be had is refused with the right code, a message that names field and value, and no trace. */
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
+import { readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
 import {
   type ContainerConfig,
   type MadePod,
@@ -114,6 +116,29 @@ const pods: Array<[string, PodConfig, string, ...string[]]> = [
     "pid",
     "TARGET",
   ],
+  [
+    "a target without such a PID namespace",
+    security({ namespaceOptions: { pid: 1, targetId: "x" } }),
+    "InvalidArgument",
+    "target_id",
+    "x",
+  ],
+  [
+    "host port that is not the port in the host's network",
+    {
+      ...port({ containerPort: 80, hostPort: 8080 }),
+      ...security({ namespaceOptions: { network: 2 } }),
+    },
+    "InvalidArgument",
+    "port_mappings[0].host_port",
+    "8080",
+  ],
+  [
+    "bandwidth that no plugin limits",
+    { annotations: { "kubernetes.io/egress-bandwidth": "10M" } },
+    "FailedPrecondition",
+    'config.annotations["kubernetes.io/egress-bandwidth"]: "10M"',
+  ],
   ["Windows", { windows: {} }, "InvalidArgument", "windows"],
   [
     "DNS server with a line break",
@@ -145,6 +170,101 @@ test("no configuration at all, and an unknown handler, are refused", async () =>
   });
 });
 
+test("host ports that no plugin maps are refused, and work once one does", async () => {
+  const mapped = port({ containerPort: 80, hostPort: 18_081 });
+  const conflist = join(node.directory, "cni/10-test.conflist");
+  const network = JSON.parse(readFileSync(conflist, "utf8"));
+  network.plugins.pop();
+  writeFileSync(conflist, JSON.stringify(network));
+  try {
+    expect(await refusal(node.pod(mapped))).toEqual({
+      code: "FailedPrecondition",
+      message: expect.stringContaining(
+        "config.port_mappings[0].host_port: 18081: no plugin of network test has the capability",
+      ),
+    });
+    expect(node.leftovers().filter((line) => !before.includes(line))).toEqual([]);
+  } finally {
+    node.writeNetwork();
+  }
+  await node.remove(await node.pod(mapped));
+});
+
+test("an image for an unknown handler, and a field of answers, are refused by every call", async () => {
+  const call = (image: object) => [
+    node.imageService.pullImage({ image }),
+    node.imageService.imageStatus({ image }),
+    node.imageService.removeImage({ image }),
+    node.imageService.listImages({ filter: { image } }),
+    node.create(pod, { image }),
+    node.create(pod, { mounts: [{ containerPath: "/v", image, readonly: true }] }),
+  ];
+  for (const [field, value] of [
+    ["runtimeHandler", "kata"],
+    ["imageRef", "sha256:0"],
+  ] as const) {
+    const name = field.replace(/[A-Z]/, (letter) => `_${letter.toLowerCase()}`);
+    for (const refused of call({ image: node.image, [field]: value })) {
+      const { code, message } = await refusal(refused);
+      expect(message).toContain(`image.${name}: "${value}"`);
+      expect(code).toBe("InvalidArgument");
+    }
+  }
+  const known = { image: node.image, runtimeHandler: "gate", annotations: { note: "of the pod" } };
+  expect((await node.imageService.imageStatus({ image: known })).image).toBeDefined();
+});
+
+test("a container for another pod than the one that is named is refused", async () => {
+  const { metadata: made = {}, ...config } = pod.config;
+  const create = (sandboxConfig: PodConfig) =>
+    node.runtime.createContainer({
+      podSandboxId: pod.id,
+      config: node.containerConfig(),
+      sandboxConfig,
+    });
+  for (const [change, words] of [
+    [{ metadata: { ...made, uid: "other" } }, 'metadata.uid: "other"'],
+    [{ metadata: { ...made, attempt: 7 } }, "metadata.attempt: 7"],
+    [security({ namespaceOptions: { pid: 1, network: 2 } }), 'options.network: "NODE"'],
+  ] as Array<[PodConfig, string]>) {
+    const { code, message } = await refusal(create({ ...config, metadata: made, ...change }));
+    expect(message).toContain(`sandbox_config.`);
+    expect(message).toContain(words);
+    expect(code).toBe("InvalidArgument");
+  }
+  // What a kubelet may send anew for a pod that runs.
+  const anew = {
+    labels: { a: "b" },
+    annotations: { c: "d" },
+    linux: { resources: { cpuShares: 9n } },
+  };
+  const again = { ...config, metadata: made, ...anew, dnsConfig: { servers: ["10.0.0.1"] } };
+  await node.runtime.removeContainer(await create(again));
+});
+
+test("a stop in less than no time, and an attach as to another container, are refused", async () => {
+  const { id } = await node.run(pod);
+  expect(await refusal(node.runtime.stopContainer({ containerId: id, timeout: -1n }))).toEqual({
+    code: "InvalidArgument",
+    message: expect.stringContaining("timeout: -1 is negative"),
+  });
+  const attach = node.runtime.attach({ containerId: id, stdout: true, tty: true });
+  expect(await refusal(attach)).toEqual({
+    code: "InvalidArgument",
+    message: expect.stringContaining("tty: true: the container was made with tty false"),
+  });
+  await node.runtime.removeContainer({ containerId: id });
+});
+
+test("a log path in a pod without a log directory is refused", async () => {
+  const silent = await node.pod({ logDirectory: "" });
+  expect(await refusal(node.create(silent, { logPath: "0.log" }))).toEqual({
+    code: "InvalidArgument",
+    message: expect.stringContaining('log_path: "0.log"'),
+  });
+  await node.remove(silent);
+});
+
 const own = { namespaceOptions: { pid: 1 } };
 const limits = (resources: object) =>
   ({ linux: { resources, securityContext: own } }) as ContainerConfig;
@@ -158,6 +278,12 @@ const containers: Array<[string, ContainerConfig, string, ...string[]]> = [
   ["an unknown image", { image: { image: "nope:1" } }, "NotFound", "nope:1"],
   ["a log path that climbs", { logPath: "../../x" }, "InvalidArgument", "log_path", "../../x"],
   ["privileges that the pod lacks", context({ privileged: true }), "InvalidArgument", "privileged"],
+  [
+    "a CDI device by annotation",
+    { annotations: { "cdi.k8s.io/plugin": "v/c=d" } },
+    "Unimplemented",
+    'annotations["cdi.k8s.io/plugin"]: "v/c=d"',
+  ],
   ["a CDI device", { CDIDevices: [{ name: "v/c=d" }] }, "Unimplemented", "v/c=d"],
   [
     "an unknown capability",

@@ -171,7 +171,7 @@ test("a host port leads to the container", async () => {
 
 test("log directories are made, and a pod without one has no logs", async () => {
   const pod = await node.pod({ logDirectory: "" });
-  const container = await node.run(pod, { command: ["echo", "unheard"] });
+  const container = await node.run(pod, { command: ["echo", "unheard"], logPath: "" });
   expect(await node.exited(container)).toMatchObject({ exitCode: 0, logPath: "" });
   const logged = await node.pod();
   const other = await node.run(logged, { command: ["echo", "heard"], logPath: "deep/down/0.log" });

@@ -64,10 +64,27 @@ test("privileged has everything, and warns that a drop has no effect", () => {
   expect(warnings).toEqual([expect.stringContaining("drop_capabilities has no effect")]);
 });
 
-test("what the daemon does not have is left out, with a warning that names it", () => {
-  const { capabilities, warnings } = build({ add: ["SYS_RESOURCE"], available: ["CHOWN"] });
+test("a default that the daemon does not have is left out, with a warning that names it", () => {
+  const { capabilities, warnings } = build({ available: ["CHOWN"] });
   expect(capabilities.bounding).toEqual(["CAP_CHOWN"]);
-  expect(warnings).toEqual([expect.stringMatching(/^CAP_KILL, CAP_SYS_RESOURCE: not given/)]);
+  expect(warnings).toEqual([expect.stringMatching(/^CAP_KILL: not given/)]);
+});
+
+test.each<[string, Asked]>([
+  ["add_capabilities", { add: ["SYS_RESOURCE"] }],
+  ["add_ambient_capabilities", { ambient: ["SYS_RESOURCE"] }],
+])("%s that the daemon does not have to give are refused by name", (field, asked) => {
+  const available = ["CHOWN", "KILL"];
+  const refused = `${field}: "SYS_RESOURCE": Crib itself does not have this capability`;
+  expect(() => build({ ...asked, available })).toThrow(refused);
+});
+
+test("what is dropped too, or comes with privileges, need not be there to be given", () => {
+  const available = ["CHOWN", "KILL"];
+  const dropped = build({ add: ["BPF"], drop: ["BPF"], available });
+  expect(dropped.capabilities.bounding).toEqual(["CAP_CHOWN", "CAP_KILL"]);
+  const privileged = build({ add: ["BPF"], privileged: true, available });
+  expect(privileged.capabilities.bounding).toEqual(["CAP_CHOWN", "CAP_KILL"]);
 });
 
 describe("a user other than root", () => {
@@ -81,16 +98,6 @@ describe("a user other than root", () => {
   test("has an ambient capability in all five sets", () => {
     const { capabilities } = build({ uid: 1000, drop: ["ALL"], ambient: ["NET_BIND_SERVICE"] });
     for (const set of Object.values(capabilities)) expect(set).toEqual(["CAP_NET_BIND_SERVICE"]);
-  });
-
-  test("has no ambient capability that the daemon does not have", () => {
-    const { capabilities, warnings } = build({
-      uid: 1,
-      ambient: ["BPF"],
-      available: ["CHOWN", "KILL"],
-    });
-    expect(capabilities.ambient).toEqual([]);
-    expect(warnings).toHaveLength(1);
   });
 
   test("has its whole set ambient when ALL are", () => {

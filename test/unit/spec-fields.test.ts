@@ -1,35 +1,27 @@
 /**
- * Every field of the messages that describe a container is on a list here: it takes effect, or it is
- * refused. A field that a new api.proto brings fails this test until somebody has decided.
+ * Every field that Crib is asked with or answers with has a row (test/fixtures/contract-fields.ts): it takes
+ * effect, or it is refused, or the contract says that it has none. A field that a new api.proto brings fails
+ * this test until somebody has decided. What becomes of a container's fields is shown here.
  */
 
 import { afterAll, describe, expect, test } from "bun:test";
-import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { buildSpec, type SpecInput } from "../../src/container/spec/index.ts";
 import { validateSandboxSecurity } from "../../src/container/spec/sandbox.ts";
 import { CribError } from "../../src/error.ts";
 import type { DeepPartial } from "../../src/gen/runtime/v1/common_pb.ts";
-import {
-  ContainerConfig,
-  Device,
-  LinuxContainerConfig,
-  LinuxContainerSecurityContext,
-  Mount,
-} from "../../src/gen/runtime/v1/container_config_pb.ts";
+import type { Device, Mount } from "../../src/gen/runtime/v1/container_config_pb.ts";
 import { LinuxSandboxSecurityContext } from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
-import { HugepageLimit, LinuxContainerResources } from "../../src/gen/runtime/v1/resources_pb.ts";
 import {
-  Capability,
   NamespaceMode,
-  NamespaceOption,
+  type NamespaceOption,
   SecurityProfile_ProfileType as ProfileType,
-  SELinuxOption,
-  SecurityProfile,
   type SupplementalGroupsPolicy,
-  UserNamespace,
 } from "../../src/gen/runtime/v1/security_pb.ts";
+import { answerFields, type RequestFate, requestFields } from "../fixtures/contract-fields.ts";
+import { fieldsOf, readContract } from "../fixtures/contract-reach.ts";
 import {
   ableHost,
   type ContainerInit,
@@ -42,157 +34,62 @@ type DeviceInit = DeepPartial<Device>;
 type NamespaceInit = DeepPartial<NamespaceOption>;
 type SandboxInit = DeepPartial<LinuxSandboxSecurityContext>;
 
-/** `spec`: changes the spec (shown below); `refused` (shown below); else who honours it. */
-type Fate =
-  | "spec"
-  | "refused"
-  | "read by its parts"
-  | "spec-mounts.test.ts"
-  | "spec-lsm.test.ts"
-  | "src/container: storage, log, stdio, stop, status"
-  | "src/pod: namespaces"
-  | "checked; a pod has no process of its own";
-
-/** A message by its name, and its fields as the contract writes them. */
-const fates: Array<[string, { fromPartial(part: object): object }, Record<string, Fate>]> = [
-  [
-    "ContainerConfig",
-    ContainerConfig,
-    {
-      metadata: "spec",
-      image: "spec",
-      command: "spec",
-      args: "spec",
-      working_dir: "spec",
-      envs: "spec",
-      mounts: "spec",
-      devices: "spec",
-      labels: "spec",
-      annotations: "spec",
-      log_path: "src/container: storage, log, stdio, stop, status",
-      stdin: "src/container: storage, log, stdio, stop, status",
-      stdin_once: "src/container: storage, log, stdio, stop, status",
-      tty: "spec",
-      linux: "read by its parts",
-      windows: "refused",
-      CDI_devices: "refused",
-      stop_signal: "src/container: storage, log, stdio, stop, status",
-    },
-  ],
-  [
-    "LinuxContainerConfig",
-    LinuxContainerConfig,
-    { resources: "read by its parts", security_context: "read by its parts" },
-  ],
-  [
-    "LinuxContainerSecurityContext",
-    LinuxContainerSecurityContext,
-    {
-      capabilities: "spec",
-      privileged: "spec",
-      namespace_options: "spec",
-      selinux_options: "refused",
-      run_as_user: "spec",
-      run_as_group: "spec",
-      run_as_username: "spec",
-      readonly_rootfs: "spec",
-      supplemental_groups: "spec",
-      supplemental_groups_policy: "spec",
-      no_new_privs: "spec",
-      masked_paths: "spec",
-      readonly_paths: "spec",
-      seccomp: "spec",
-      apparmor: "spec-lsm.test.ts",
-      apparmor_profile: "spec-lsm.test.ts",
-      seccomp_profile_path: "spec",
-    },
-  ],
-  [
-    "LinuxContainerResources",
-    LinuxContainerResources,
-    {
-      cpu_period: "spec",
-      cpu_quota: "spec",
-      cpu_shares: "spec",
-      memory_limit_in_bytes: "spec",
-      oom_score_adj: "spec",
-      cpuset_cpus: "spec",
-      cpuset_mems: "spec",
-      hugepage_limits: "spec",
-      unified: "spec",
-      memory_swap_limit_in_bytes: "spec",
-    },
-  ],
-  ["HugepageLimit", HugepageLimit, { page_size: "spec", limit: "spec" }],
-  [
-    "Mount",
-    Mount,
-    {
-      container_path: "spec",
-      host_path: "spec",
-      readonly: "spec",
-      selinux_relabel: "refused",
-      propagation: "spec-mounts.test.ts",
-      uidMappings: "refused",
-      gidMappings: "refused",
-      recursive_read_only: "spec",
-      image: "spec-mounts.test.ts",
-      image_sub_path: "src/container: storage, log, stdio, stop, status",
-      mount_options: "spec",
-    },
-  ],
-  ["Device", Device, { container_path: "spec", host_path: "spec", permissions: "spec" }],
-  [
-    "Capability",
-    Capability,
-    { add_capabilities: "spec", drop_capabilities: "spec", add_ambient_capabilities: "spec" },
-  ],
-  [
-    "NamespaceOption",
-    NamespaceOption,
-    {
-      network: "refused",
-      pid: "spec",
-      ipc: "refused",
-      target_id: "refused",
-      userns_options: "refused",
-    },
-  ],
-  ["UserNamespace", UserNamespace, { mode: "refused", uids: "refused", gids: "refused" }],
-  ["SecurityProfile", SecurityProfile, { profile_type: "spec", localhost_ref: "refused" }],
-  [
-    "SELinuxOption",
-    SELinuxOption,
-    { user: "refused", role: "refused", type: "refused", level: "refused" },
-  ],
-  [
-    "LinuxSandboxSecurityContext",
-    LinuxSandboxSecurityContext,
-    {
-      namespace_options: "src/pod: namespaces",
-      selinux_options: "refused",
-      run_as_user: "checked; a pod has no process of its own",
-      run_as_group: "checked; a pod has no process of its own",
-      readonly_rootfs: "checked; a pod has no process of its own",
-      supplemental_groups: "checked; a pod has no process of its own",
-      supplemental_groups_policy: "checked; a pod has no process of its own",
-      privileged: "refused",
-      seccomp: "checked; a pod has no process of its own",
-      apparmor: "checked; a pod has no process of its own",
-      seccomp_profile_path: "checked; a pod has no process of its own",
-    },
-  ],
-];
-
 /** As the stubs write a field. */
 const stubName = (field: string) => field.replace(/_([a-z])/g, (_, letter) => letter.toUpperCase());
 
-describe.each(fates)("%s", (_, message, fields) => {
-  test("has no field that nobody has decided about", () => {
-    expect(Object.keys(message.fromPartial({})).sort()).toEqual(
-      Object.keys(fields).map(stubName).sort(),
+const contract = readContract();
+
+describe.each([
+  ["requests", contract.requests, requestFields],
+  ["answers", contract.answers, answerFields],
+] as const)("the fields of %s", (_, reached, table) => {
+  const fateOf = (field: string) => {
+    const [message = "", name = ""] = field.split(".");
+    return table[message]?.[name] ?? "(no row)";
+  };
+  const rows = Object.entries(table).flatMap(([message, fields]) =>
+    Object.keys(fields).map((name) => `${message}.${name}`),
+  );
+
+  test("have a row each, and each row has a field", () => {
+    const fields = fieldsOf(
+      contract,
+      reached,
+      (field) => !/^(refused|ignored|never)/.test(fateOf(field)),
     );
+    const optional = fieldsOf(contract, reached, () => true);
+    expect(fields.filter((field) => fateOf(field) === "(no row)")).toEqual([]);
+    expect(rows.filter((row) => !optional.includes(row))).toEqual([]);
   });
+
+  test("are messages where their row says that their parts have rows", () => {
+    const parts = rows.filter((row) => fateOf(row) === "parts");
+    expect(parts.filter((row) => contract.typeOf(row) === undefined)).toEqual([]);
+  });
+
+  test("are in the test that their row names", () => {
+    const strayed = rows.filter((row) => {
+      const [, room, name] = / ([IU]):(.+)$/.exec(fateOf(row)) ?? [];
+      if (room === undefined) return false;
+      const directory = room === "I" ? "integration" : "unit";
+      const path = join(import.meta.dir, "..", directory, `${name}.test.ts`);
+      const field = row.split(".")[1] ?? "";
+      const named = new RegExp(`\\b(${field}|${stubName(field)})\\b`);
+      return !existsSync(path) || !named.test(readFileSync(path, "utf8"));
+    });
+    expect(strayed).toEqual([]);
+  });
+
+  test("without effect are called so by the contract's comment", () => {
+    const ignored = rows.filter((row) => fateOf(row) === "ignored");
+    const silent = ignored.filter((row) => !/\bno effect\b/.test(contract.commentOf(row)));
+    expect(silent).toEqual([]);
+  });
+});
+
+test("an RPC is there or answers Unimplemented: only those that are there have rows", () => {
+  expect(contract.absent).not.toContain("RunPodSandbox");
+  expect(contract.absent).toContain("CheckpointPod");
 });
 
 const mount = { hostPath: "/", containerPath: "/mnt" };
@@ -421,8 +318,8 @@ function input(container: ContainerInit, more: Refusal["more"] = {}): SpecInput 
   return specInput(rootfs, container, { ...rest, pod: { privileged: true, ...pod } });
 }
 
-function listed(fate: Fate): string[] {
-  return fates.flatMap(([message, , fields]) =>
+function listed(fate: RequestFate): string[] {
+  return Object.entries(requestFields).flatMap(([message, fields]) =>
     Object.keys(fields)
       .filter((name) => fields[name] === fate)
       .map((name) => `${message}.${name}`),

@@ -54,13 +54,11 @@ describe("AppArmor", () => {
     ["the runtime's default, privileged", { ...asked, privileged: true }, undefined],
     ["unconfined", { ...on, profile: unconfined }, undefined],
     ["unconfined where it is off", { profile: unconfined }, undefined],
-    ["the runtime's default where it is off", { profile: runtimeDefault }, undefined],
     ["a loaded profile", { ...on, profile: localhost }, "loaded"],
     ["a loaded profile, privileged too", { ...on, profile: localhost, privileged: true }, "loaded"],
     ["a loaded profile in the old form", { ...on, profile: prefixed }, "loaded"],
     ["both fields", { ...on, profile: localhost, deprecated: "localhost/other" }, "loaded"],
     ["the old field", { ...on, deprecated: "localhost/loaded" }, "loaded"],
-    ["the old field, default, off", { deprecated: "runtime/default" }, undefined],
   ])("%s", async (_, change, profile) => {
     expect(await build(change)).toBe(profile as never);
   });
@@ -71,6 +69,18 @@ describe("AppArmor", () => {
       { profile: localhost },
       "FailedPrecondition",
       '"loaded": AppArmor is off on this host',
+    ],
+    [
+      "the runtime's default where it is off",
+      { profile: runtimeDefault },
+      "FailedPrecondition",
+      '"RuntimeDefault": AppArmor is off on this host',
+    ],
+    [
+      "the runtime's default where it is off, in the old field",
+      { deprecated: "runtime/default" },
+      "FailedPrecondition",
+      '"RuntimeDefault": AppArmor is off on this host',
     ],
     [
       "a profile that is not loaded",

@@ -198,6 +198,13 @@ test("streams without a valid port or type, and second ones, are refused", async
   client.socket.end();
 });
 
+test("where the request named ports, others are refused", () => {
+  const forward = new SpdyPortForward(60_000, () => {}, [80]);
+  const headers = { streamtype: "error", port: "80", requestid: "1" };
+  expect(forward.refuse(headers)).toBeUndefined();
+  expect(forward.refuse({ ...headers, port: "81" })).toBe('port "81"');
+});
+
 test("a connection whose second stream never comes is ended", async () => {
   await using it = await startStreaming({ creationTimeoutMs: 50 });
   const client = await open(it);

@@ -1,7 +1,7 @@
 import type { Capability } from "../../gen/runtime/v1/security_pb.ts";
 import { capabilityNames } from "../../linux/host.ts";
 import type { OciCapabilities } from "./oci.ts";
-import { invalid } from "./refuse.ts";
+import { impossible, invalid } from "./refuse.ts";
 
 export interface CapabilityRequest {
   /** `linux.security_context.capabilities` of the container. */
@@ -22,7 +22,10 @@ const known = new Set(capabilityNames);
  *
  * A user other than root gets no effective and permitted set, as execve(2) would leave it, unless the
  * capability is ambient (KEP-2763). Nothing is inheritable but what is ambient (CVE-2022-24769).
- * What the daemon does not have is left out with a warning: the OCI runtime would fail on it.
+ * What of the defaults the daemon does not have is left out with a warning: the OCI runtime would fail on it.
+ *
+ * @throws CribError InvalidArgument: not a capability; FailedPrecondition: asked for by name, and Crib does
+ *   not have it to give.
  */
 export function buildCapabilities(request: CapabilityRequest): {
   capabilities: OciCapabilities;
@@ -36,6 +39,8 @@ export function buildCapabilities(request: CapabilityRequest): {
     request.requested?.addAmbientCapabilities,
     "add_ambient_capabilities",
   );
+  if (!request.privileged) requireAvailable(add, drop, available, "add_capabilities");
+  requireAvailable(ambientAsked, new Set(), available, "add_ambient_capabilities");
 
   const wanted = request.privileged
     ? new Set(available)
@@ -64,6 +69,18 @@ export function buildCapabilities(request: CapabilityRequest): {
     },
     warnings,
   };
+}
+
+function requireAvailable(
+  asked: ReadonlySet<string>,
+  drop: ReadonlySet<string>,
+  available: ReadonlySet<string>,
+  list: string,
+): void {
+  for (const name of asked) {
+    if (name === "ALL" || drop.has(name) || available.has(name)) continue;
+    throw impossible(`${FIELD}.${list}`, name, "Crib itself does not have this capability");
+  }
 }
 
 /** "ALL" is the base; single names then win over the other side's ALL, and a drop over an add. */

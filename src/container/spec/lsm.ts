@@ -68,7 +68,8 @@ export interface AppArmorRequest {
 
 /**
  * `process.apparmorProfile`, or undefined for none. A container that asks for nothing gets the default
- * profile too, unless it is privileged, as with the peers; where AppArmor is off both get none.
+ * profile too, unless it is privileged, as with the peers. Where AppArmor is off who asks for a profile is
+ * refused: the kubelet lets no such pod onto the node (kubelet/lifecycle, pkg/security/apparmor).
  */
 export async function buildAppArmor(request: AppArmorRequest): Promise<string | undefined> {
   const field = `${request.field}.apparmor`;
@@ -113,8 +114,12 @@ async function buildDefault(
   field: string,
   isAsked: boolean,
 ): Promise<string | undefined> {
-  if (!request.host.apparmor || request.privileged) return undefined;
+  if (request.privileged) return undefined;
   const refuse = (reason: string) => impossible(field, "RuntimeDefault", reason);
+  if (!request.host.apparmor) {
+    if (isAsked) throw refuse("AppArmor is off on this host");
+    return undefined;
+  }
   if (!request.runtime.apparmor) {
     if (isAsked) throw refuse(NO_SUPPORT);
     return undefined;

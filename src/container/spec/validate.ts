@@ -2,6 +2,9 @@ import { CribError } from "../../error.ts";
 import type { SpecInput } from "./input.ts";
 import { invalid, unsupported } from "./refuse.ts";
 
+/** Device plugins name CDI devices so where the kubelet does not (before 1.31); both peers inject them. */
+const CDI_PREFIX = "cdi.k8s.io/";
+
 /**
  * Refuses what no part of the spec could honour. Fields that one part owns are checked there; what
  * is listed here as not supported yet is lifted here.
@@ -17,6 +20,11 @@ export function validateContainer(input: SpecInput): void {
   const device = config.CDIDevices[0];
   if (device !== undefined) {
     throw unsupported("CDI_devices[0]", device.name, "Crib has no CDI devices yet");
+  }
+  const injected = Object.keys(config.annotations).find((key) => key.startsWith(CDI_PREFIX));
+  if (injected !== undefined) {
+    const devices = config.annotations[injected];
+    throw unsupported(`annotations["${injected}"]`, devices, "Crib has no CDI devices yet");
   }
   if (config.linux?.securityContext?.privileged === true && !input.pod.privileged) {
     throw invalid(
