@@ -22,6 +22,14 @@ import {
 
 const MIB = 1024 * 1024;
 const GIB = 1024 * MIB;
+/** With fewer an OCI runtime written in Go cannot start a container: its threads count. */
+const PIDS_LEAST = 32;
+/** The kernel has no larger numbers (PID_MAX_LIMIT). */
+const PIDS_MOST = 4 * 1024 * 1024;
+
+function isPidsLimit(value: unknown): boolean {
+  return Number.isInteger(value) && Number(value) >= PIDS_LEAST && Number(value) <= PIDS_MOST;
+}
 
 const handlerName = matching(
   /^[a-z0-9]([-a-z0-9]*[a-z0-9])?$/,
@@ -179,6 +187,15 @@ export const configSchema = v.strictObject({
         "limit. A container keeps the limit that it was made with.",
       integer(0, 2 ** 32 - 1),
       0,
+    ),
+    pids_limit: key(
+      "Processes and threads of a container. auto: 15 % of what the node can have, so that no container takes\n" +
+        "them all (systemd's share for a service); -1: no limit. The kubelet limits whole pods: podPidsLimit.",
+      v.union(
+        [v.literal("auto"), v.literal(-1), v.custom<number>(isPidsLimit)],
+        `must be "auto", -1 (no limit) or ${PIDS_LEAST} to ${PIDS_MOST}`,
+      ),
+      "auto",
     ),
     kill_timeout_seconds: key(
       "How long a container may take to vanish after SIGKILL before stopping it is an error.",

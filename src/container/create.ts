@@ -256,6 +256,7 @@ async function writeSpec(
     allowedAnnotations:
       core.config.runtime.handlers[pod.handler]?.allowed_annotations ??
       core.config.runtime.allowed_annotations,
+    pidsLimit: core.config.container.pids_limit,
     absentMountSourcesToReject: core.config.container.absent_mount_sources_to_reject,
     features: await (await core.handlers.get(pod.handler)).features(),
   });

@@ -16,6 +16,8 @@ export interface HostFacts {
   hugepageSizes: readonly string[];
   /** The hard limit of open files that Crib runs with, and can give. */
   openFilesMax: number;
+  /** Processes and threads that the host can have. */
+  processesMax: number;
   /** Cgroups limit swap too (CONFIG_MEMCG_SWAP; swapaccount=1 on old cgroup v1 hosts). */
   swapAccounting: boolean;
 }
@@ -40,6 +42,11 @@ export function readHost(controllers: ReadonlyMap<string, string>): HostFacts {
     selinux: existsSync("/sys/fs/selinux/enforce"),
     hugepageSizes: controllers.has("hugetlb") ? hugepageSizes() : [],
     openFilesMax: openFilesMax(readOr("/proc/self/limits", "")),
+    processesMax: Math.min(
+      ...["pid_max", "threads-max"].map((name) =>
+        Number(readOr(`/proc/sys/kernel/${name}`, "32768")),
+      ),
+    ),
     swapAccounting: hasSwapAccounting(controllers.get("memory")),
   };
 }

@@ -1,14 +1,17 @@
-/** What a pod can take of its node has an end: the files that it is lent. */
+/** What a pod can take of its node has an end: the files that it is lent, processes. */
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { mkdirSync, mkdtempSync, rmdirSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { NamespaceMode } from "../../src/gen/runtime/v1/security_pb.ts";
+import { detectCgroups, processes } from "../../src/linux/cgroup.ts";
 import { mountsBelow } from "../fixtures/leftovers.ts";
 import { type PodConfig, startNode, type TestNode } from "../fixtures/pods.ts";
+import { until } from "../fixtures/until.ts";
 
 /** So small that what goes into it by mistake fills it. */
 const STATE_MIB = 16;
+const PIDS = 64;
 let node: TestNode;
 let directory: string;
 
@@ -16,7 +19,7 @@ beforeAll(async () => {
   directory = mkdtempSync(join(tmpdir(), "crib-limits-"));
   mkdirSync(join(directory, "state"));
   command("mount", "-t", "tmpfs", "-o", `size=${STATE_MIB}m`, "tmpfs", join(directory, "state"));
-  node = await startNode({ directory });
+  node = await startNode({ directory, set: { "container.pids_limit": `${PIDS}` } });
 });
 
 afterEach(async () => {
@@ -90,4 +93,19 @@ test("a pod of an older Crib, whose files lie in its own directory, goes on and 
   await node.restart();
   const container = await node.run(pod);
   expect(await node.sh(container, "echo a > /dev/shm/a; cat /etc/hostname")).not.toBe("");
+});
+
+test("a container that forks for ever has its limit of processes; its pod and others go on", async () => {
+  const pod = await node.pod();
+  // The subshell ends when it can fork no more.
+  const script = "(while :; do sleep 1000 & done); exec sleep 2000";
+  const bomb = await node.run(pod, { command: ["sh", "-c", script] });
+  const alive = () => processes(detectCgroups(), `${node.cgroupParent}/crio-${bomb.id}`);
+  await until("all that it may have", async () => (await alive()).length >= PIDS - 1);
+  for (const where of [pod, await node.pod()]) {
+    expect(await node.sh(await node.run(where), "echo in")).toBe("in\n");
+  }
+  expect((await alive()).length).toBeLessThanOrEqual(PIDS);
+  await node.runtime.stopContainer({ containerId: bomb.id, timeout: 0n });
+  expect((await node.status(bomb)).exitCode).toBe(137);
 });

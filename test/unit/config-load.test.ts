@@ -148,6 +148,10 @@ describe("a bad file is refused with its place, key, value and the nearest key",
     ],
     ["[metrics]\naddress = ':9090'", 'FILE:2: metrics.address: ":9090" must be HOST:PORT'],
     ["[metrics]\naddress = 'a:99999'", 'FILE:2: metrics.address: "a:99999" must be HOST:PORT'],
+    ...[0, 31, 64.5, -2, '"max"', 2 ** 22 + 1].map((value): [string, string] => [
+      `[container]\npids_limit = ${value}`,
+      `FILE:2: container.pids_limit: ${value} must be "auto", -1 (no limit) or 32 to 4194304`,
+    ]),
     ["[image]\nmax_layer_bytes = 0", "FILE:2: image.max_layer_bytes: 0 must be at least 1"],
     [
       "[runtime.handlers.a]\npath = '/x'\nroots = '/y'",

@@ -1,5 +1,9 @@
 import { describe, expect, test } from "bun:test";
-import { buildOomScoreAdj, buildResources } from "../../src/container/spec/resources.ts";
+import {
+  buildOomScoreAdj,
+  buildPidsLimit,
+  buildResources,
+} from "../../src/container/spec/resources.ts";
 import type { DeepPartial } from "../../src/gen/runtime/v1/common_pb.ts";
 import { LinuxContainerResources } from "../../src/gen/runtime/v1/resources_pb.ts";
 import { ableHost } from "../fixtures/spec-input.ts";
@@ -48,6 +52,29 @@ test.each<[string, Limits, string]>([
     `linux.resources.${message}: this host has no cgroup controller "${name}"`,
   );
   expect(JSON.stringify(build({}, { controllers }).resources)).toBe("{}");
+});
+
+describe("processes", () => {
+  const none = { ...ableHost, controllers: ["memory"] };
+
+  test("the default is a share of what the host can have; a number is that; -1 is all there are", () => {
+    const host = { ...ableHost, processesMax: 100_000 };
+    expect(buildPidsLimit("auto", undefined, host)).toEqual({ pids: { limit: 15_000 } });
+    expect(buildPidsLimit(50, undefined, host)).toEqual({ pids: { limit: 50 } });
+    expect(buildPidsLimit(-1, undefined, host)).toEqual({ pids: { limit: 4_194_304 } });
+  });
+
+  test("the client's own limit counts", () => {
+    const resources = LinuxContainerResources.fromPartial({ unified: { "pids.max": "7" } });
+    expect(buildPidsLimit(50, resources, ableHost)).toEqual({});
+  });
+
+  test("a host that cannot limit them has no default, and refuses a number", () => {
+    expect(buildPidsLimit("auto", undefined, none)).toEqual({});
+    expect(buildPidsLimit(-1, undefined, none)).toEqual({});
+    const why = 'container.pids_limit: 50: this host has no cgroup controller "pids"';
+    expect(() => buildPidsLimit(50, undefined, none)).toThrow(why);
+  });
 });
 
 describe("memory and swap", () => {

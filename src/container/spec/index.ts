@@ -14,7 +14,7 @@ import { buildNamespaces } from "./namespaces.ts";
 import type { OciLinux, OciProcess } from "./oci.ts";
 import { buildArgs, buildEnvironment, buildRlimits, buildWorkingDirectory } from "./process.ts";
 import { invalid } from "./refuse.ts";
-import { buildOomScoreAdj, buildResources } from "./resources.ts";
+import { buildOomScoreAdj, buildPidsLimit, buildResources } from "./resources.ts";
 import { buildSeccomp } from "./seccomp.ts";
 import { type ResolvedUser, resolveUser } from "./user.ts";
 import { validateContainer } from "./validate.ts";
@@ -150,6 +150,7 @@ async function buildLinux(input: SpecInput, take: Take) {
     privateCgroup: input.host.cgroupVersion === 2 && !privileged,
   });
   const { resources } = take(buildResources(config.linux?.resources, input.host));
+  const pids = buildPidsLimit(input.pidsLimit, config.linux?.resources, input.host);
   const paths = {
     maskedPaths: pathList(security?.maskedPaths, "masked_paths", privileged),
     readonlyPaths: pathList(security?.readonlyPaths, "readonly_paths", privileged),
@@ -173,7 +174,7 @@ async function buildLinux(input: SpecInput, take: Take) {
   const linux: OciLinux = {
     namespaces,
     cgroupsPath: input.cgroupsPath,
-    resources: { devices: rules, ...resources },
+    resources: { devices: rules, ...resources, ...pids },
     devices,
     ...paths,
   };

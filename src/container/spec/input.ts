@@ -64,6 +64,8 @@ export interface SpecInput {
   >;
   /** The handler's list, else `runtime.allowed_annotations`. */
   allowedAnnotations: readonly string[];
+  /** `container.pids_limit` of the configuration. */
+  pidsLimit: Config["container"]["pids_limit"];
   /** `container.absent_mount_sources_to_reject` of the configuration. */
   absentMountSourcesToReject?: readonly string[];
   /** Where the images of `config.mounts` are mounted, by index. */

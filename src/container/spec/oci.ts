@@ -91,6 +91,7 @@ export interface OciResources {
   /** Microseconds and relative weight. */
   cpu?: { shares?: number; quota?: number; period?: number; cpus?: string; mems?: string };
   hugepageLimits?: Array<{ pageSize: string; limit: number }>;
+  pids?: { limit: number };
   unified?: Record<string, string>;
 }
 

@@ -1,3 +1,4 @@
+import type { Config } from "../../config/schema.ts";
 import type { LinuxContainerResources } from "../../gen/runtime/v1/resources_pb.ts";
 import type { SpecHost } from "./input.ts";
 import type { OciResources } from "./oci.ts";
@@ -7,7 +8,7 @@ type ResourceHost = Pick<
   SpecHost,
   "cgroupVersion" | "controllers" | "hugepageSizes" | "oomScoreAdjMin" | "swapAccounting"
 >;
-type Limits = Omit<OciResources, "devices">;
+type Limits = Omit<OciResources, "devices" | "pids">;
 
 /** Less does not let an OCI runtime start a container (CRI-O's container_min_memory). */
 const MEMORY_FLOOR_BYTES = 12 * 1024 * 1024;
@@ -32,6 +33,30 @@ export function buildResources(
     unified: unified(resources, host),
   };
   return { resources: limits, warnings };
+}
+
+const PIDS_SHARE = 0.15;
+/** The kernel has no larger numbers of processes (PID_MAX_LIMIT): no limit. */
+const PIDS_ALL = 4 * 1024 * 1024;
+
+/**
+ * The node's limit of processes, for a container that has not its own (`unified`). Always one: of none systemd
+ * makes its own, and OCI runtimes differ over 0 and -1.
+ *
+ * @throws CribError FailedPrecondition: the configuration names a number, and the host cannot limit them.
+ */
+export function buildPidsLimit(
+  configured: Config["container"]["pids_limit"],
+  resources: LinuxContainerResources | undefined,
+  host: Pick<SpecHost, "controllers" | "processesMax">,
+): Pick<OciResources, "pids"> {
+  if (resources?.unified["pids.max"] !== undefined) return {};
+  if (!host.controllers.includes("pids")) {
+    if (typeof configured === "string" || configured === -1) return {};
+    throw impossible("container.pids_limit", configured, missing("pids"));
+  }
+  if (configured === "auto") return { pids: { limit: Math.floor(host.processesMax * PIDS_SHARE) } };
+  return { pids: { limit: configured === -1 ? PIDS_ALL : configured } };
 }
 
 /**
@@ -81,11 +106,11 @@ function memory(
 /** OCI runtimes say it in words of their own, or skip the limit (runc, rootless). */
 function needController(host: ResourceHost, name: string, field: string, value: unknown): void {
   if (host.controllers.includes(name)) return;
-  throw impossible(
-    `linux.resources.${field}`,
-    value,
-    `this host has no cgroup controller "${name}": "crib check" tells how to get it`,
-  );
+  throw impossible(`linux.resources.${field}`, value, missing(name));
+}
+
+function missing(controller: string): string {
+  return `this host has no cgroup controller "${controller}": "crib check" tells how to get it`;
 }
 
 function checkSwap(limit: number, swap: number, swapInUnified: boolean): void {
