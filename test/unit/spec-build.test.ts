@@ -66,6 +66,17 @@ test("a directory of devices that has more files than any /dev is given up", asy
   await refused(4).toThrow("holds no device");
 });
 
+test("who masks a path masks all that tells of the host; who masks none, none", async () => {
+  const masked = async (maskedPaths: string[]) => {
+    const input = specInput(rootfs, { linux: { securityContext: { maskedPaths } } });
+    return (await buildSpec(input)).spec.linux.maskedPaths;
+  };
+  const some = await masked(["/proc/kcore", "/secret"]);
+  expect(some).toEqual(expect.arrayContaining(["/secret", "/proc/interrupts", "/sys/firmware"]));
+  expect(new Set(some).size).toBe(some.length);
+  expect(await masked([])).toEqual([]);
+});
+
 describe("annotations", () => {
   test("are the kubelet's own of labels and annotations, and what node agents look for", async () => {
     const name = "io.kubernetes.container.name";

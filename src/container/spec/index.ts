@@ -7,13 +7,13 @@ import { DEFAULT_APPARMOR } from "../apparmor-default.ts";
 import { buildAnnotations } from "./annotations.ts";
 import { buildCapabilities } from "./capabilities.ts";
 import { buildDevices } from "./devices.ts";
+import { buildHiddenPaths } from "./hidden-paths.ts";
 import type { BuiltSpec, SpecInput } from "./input.ts";
 import { buildAppArmor, checkSELinux } from "./lsm.ts";
 import { buildMounts } from "./mounts.ts";
 import { buildNamespaces } from "./namespaces.ts";
 import type { OciLinux, OciProcess } from "./oci.ts";
 import { buildArgs, buildEnvironment, buildRlimits, buildWorkingDirectory } from "./process.ts";
-import { invalid } from "./refuse.ts";
 import { buildOomScoreAdj, buildPidsLimit, buildResources } from "./resources.ts";
 import { buildSeccomp } from "./seccomp.ts";
 import { type ResolvedUser, resolveUser } from "./user.ts";
@@ -151,10 +151,6 @@ async function buildLinux(input: SpecInput, take: Take) {
   });
   const { resources } = take(buildResources(config.linux?.resources, input.host));
   const pids = buildPidsLimit(input.pidsLimit, config.linux?.resources, input.host);
-  const paths = {
-    maskedPaths: pathList(security?.maskedPaths, "masked_paths", privileged),
-    readonlyPaths: pathList(security?.readonlyPaths, "readonly_paths", privileged),
-  };
   const { devices, rules } = await buildDevices({
     devices: config.devices,
     privileged,
@@ -176,18 +172,8 @@ async function buildLinux(input: SpecInput, take: Take) {
     cgroupsPath: input.cgroupsPath,
     resources: { devices: rules, ...resources, ...pids },
     devices,
-    ...paths,
+    ...buildHiddenPaths(security, privileged),
   };
   if (rootfsPropagation !== undefined) linux.rootfsPropagation = rootfsPropagation;
   return { mounts, linux };
-}
-
-/** The kubelet always sends its lists (procMount); nothing of them holds for a privileged container. */
-function pathList(paths: readonly string[] = [], name: string, privileged: boolean): string[] {
-  for (const [index, path] of paths.entries()) {
-    if (!path.startsWith("/") || path.includes("\0")) {
-      throw invalid(`${SECURITY}.${name}[${index}]`, path, "must be an absolute path");
-    }
-  }
-  return privileged ? [] : [...paths];
 }
