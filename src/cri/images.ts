@@ -38,7 +38,8 @@ export function imageRpcs({ core, stats }: CriContext) {
       const image = core.images.find(requireImage(core, spec, "image"));
       // The kubelet pulls what is not there, with the pod's credentials, which no check has.
       if (image === undefined || !core.images.isWhole(image)) return {};
-      const [answer] = statusBudget.fit([toImage(image)]);
+      const annotations = core.images.annotations(image);
+      const [answer] = statusBudget.fit([toImage({ ...image, annotations })]);
       return { image: answer, info: await infoOf(verbose, () => imageInfo(core, image)) };
     },
 
@@ -95,13 +96,12 @@ const NAMES_IN_LISTS = 8;
  * What `crictl inspecti` shows beside the status: `imageSpec`, the image's whole configuration, as with both
  * peers; `labels` as with CRI-O, `chainID` as with containerd.
  */
-function imageInfo({ images }: CriContext["core"], { id, layers, config }: Image): object {
-  const text = images.configJson(id);
+function imageInfo({ images }: CriContext["core"], image: Image): object {
   return {
-    chainID: layers.at(-1) ?? "",
-    layers,
-    labels: config.Labels,
-    imageSpec: text === undefined ? null : new JsonText(text),
+    chainID: image.layers.at(-1) ?? "",
+    layers: image.layers,
+    labels: images.config(image).Labels,
+    imageSpec: new JsonText(images.configJson(image)),
   };
 }
 
@@ -109,7 +109,7 @@ const LARGEST_INT64 = 2n ** 63n - 1n;
 
 /** CRI's form of an image. The kubelet's runAsNonRoot check needs the user: a number or a name. */
 function toImage(image: Image): ImageMessage {
-  const user = (image.config.User ?? "").split(":")[0] ?? "";
+  const user = image.user.split(":")[0] ?? "";
   // What is no int64 is taken for a name, as containerd does: one image must not break the list.
   const numeric = /^\d{1,19}$/.test(user) && BigInt(user) <= LARGEST_INT64;
   return {

@@ -74,6 +74,7 @@ export class ImageBuilder {
       return this.#store.add({
         id: resolved.id,
         configJson: resolved.configJson,
+        config: resolved.config,
         annotations: resolved.manifest.annotations,
         layers: layers.map(({ chainId }) => chainId),
         names,

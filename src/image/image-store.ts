@@ -4,10 +4,14 @@ import * as v from "valibot";
 import { ARCHIVE_TRANSPORTS, type ArchiveTransport } from "../config/policy.ts";
 import { messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
-import { type ImageConfig, parseConfig } from "./manifest.ts";
+import { ImageDocuments, parseAnnotations } from "./image-documents.ts";
+import { type ImageConfig, runConfigOf } from "./manifest.ts";
 import type { Signature } from "./signature.ts";
 
-/** An image that is whole. */
+/** Of those that all images together keep in memory, and that lists tell: of each so many bytes of JSON. */
+const LISTED_ANNOTATIONS_BYTES = 4096;
+
+/** An image that is whole: the part of it that is kept in memory. `ImageDocuments` has the rest. */
 export interface Image {
   /** "sha256:…": the digest of its configuration. */
   id: string;
@@ -17,12 +21,13 @@ export interface Image {
   repoDigests: string[];
   /** What it takes on disk: its layers unpacked, and its configuration. As CRI-O counts. */
   sizeBytes: number;
-  config: ImageConfig;
+  /** As the configuration names it: "", "user", "uid", "user:group", "uid:gid". */
+  user: string;
   /** ChainIDs, base first. */
   layers: string[];
   /** Never garbage-collected by the kubelet (image.pinned). */
   pinned: boolean;
-  /** Of the manifest. */
+  /** Of the manifest, where they are short; see `ImageDocuments.annotations`. */
   annotations: Record<string, string>;
 }
 
@@ -48,6 +53,7 @@ export interface ImageSource {
 export interface NewImage {
   id: string;
   configJson: string;
+  config: ImageConfig;
   annotations: Record<string, string>;
   /** ChainIDs, base first; all committed and held. */
   layers: string[];
@@ -57,9 +63,11 @@ export interface NewImage {
 }
 
 interface Row {
-  id: string;
-  config: string;
-  annotations: string;
+  user: string;
+  config_bytes: number;
+  readable: 0 | 1;
+  /** Null: there are too many for lists. */
+  annotations: string | null;
 }
 
 const sourceSchema = v.object({
@@ -82,9 +90,9 @@ const sourceSchema = v.object({
   transport: v.optional(v.picklist(ARCHIVE_TRANSPORTS)),
   pinned: v.optional(v.boolean()),
 });
-const annotationsSchema = v.pipe(v.string(), v.parseJson(), v.record(v.string(), v.string()));
 
 export class ImageStore {
+  readonly documents: ImageDocuments;
   readonly #database: Database;
   readonly #images = new Map<string, Image>();
   readonly #names = new Map<string, string>();
@@ -92,6 +100,7 @@ export class ImageStore {
 
   constructor(database: Database, isPinned: (image: Image) => boolean) {
     this.#database = database;
+    this.documents = new ImageDocuments(database);
     this.#isPinned = isPinned;
     for (const { id } of database.query("SELECT id FROM images").all() as Array<{ id: string }>) {
       this.#load(id);
@@ -110,21 +119,13 @@ export class ImageStore {
     return this.#images.get(this.#names.get(name) ?? "");
   }
 
-  /** The text of an image's configuration, as its digest has it. */
-  configJson(id: string): string | undefined {
-    const row = this.#database.query("SELECT config FROM images WHERE id = ?").get(id);
-    return (row as { config: string } | null)?.config;
-  }
-
   /** Adds an image, or names to one that is there. */
   add(image: NewImage): Image {
     const robbed = new Set<string>();
     this.#database.transaction(() => {
-      const { changes } = this.#database
-        .query("INSERT OR IGNORE INTO images (id, config, annotations) VALUES (?, ?, ?)")
-        .run(image.id, image.configJson, JSON.stringify(image.annotations));
-      if (changes > 0) this.#insertLayers(image);
-      else this.#replaceAnnotations(image);
+      const known = this.#database.query("SELECT 1 FROM images WHERE id = ?").get(image.id);
+      this.#insertImage(image);
+      if (known === null) this.#insertLayers(image);
       this.#insertSource(image);
       for (const name of image.names) {
         const before = this.#names.get(name);
@@ -189,24 +190,36 @@ export class ImageStore {
     const rows = this.#database
       .query(
         `SELECT name, min(iif(json_valid(record), coalesce(record ->> '$.stamp', ''), '')) AS stamp
-         FROM image_sources GROUP BY name`,
+         FROM image_sources WHERE substr(name, 1, length($prefix)) = $prefix GROUP BY name`,
       )
-      .all() as Array<{ name: string; stamp: string }>;
-    const own = rows.filter(({ name }) => name.startsWith(prefix));
-    return new Map(own.map(({ name, stamp }) => [name, stamp]));
+      .all({ prefix }) as Array<{ name: string; stamp: string }>;
+    return new Map(rows.map(({ name, stamp }) => [name, stamp]));
   }
 
   #insertSource({ id, source: { name, ...record } }: NewImage): void {
     this.#database
-      .query("INSERT OR REPLACE INTO image_sources (image_id, name, record) VALUES (?, ?, ?)")
-      .run(id, name, JSON.stringify(record));
+      .query(
+        "INSERT OR REPLACE INTO image_sources (image_id, name, record, pinned) VALUES (?, ?, ?, ?)",
+      )
+      .run(id, name, JSON.stringify(record), record.pinned === true ? 1 : 0);
   }
 
-  /** Another manifest may have led to the same configuration: the newest one's count. */
-  #replaceAnnotations({ id, annotations }: NewImage): void {
+  /** Another manifest may have led to the same configuration: the newest one's annotations count. */
+  #insertImage({ id, configJson, config, annotations }: NewImage): void {
+    const bytes = Buffer.byteLength(configJson);
     this.#database
-      .query("UPDATE images SET annotations = ? WHERE id = ?")
-      .run(JSON.stringify(annotations), id);
+      .query(
+        `INSERT INTO images (id, user, config_bytes) VALUES (?, ?, ?)
+         ON CONFLICT (id) DO UPDATE SET user = excluded.user, config_bytes = excluded.config_bytes`,
+      )
+      .run(id, config.User, bytes);
+    const run = JSON.stringify(runConfigOf(config));
+    this.#database
+      .query(
+        `INSERT OR REPLACE INTO image_documents (image_id, run, annotations, config)
+         VALUES (?, ?, ?, ?)`,
+      )
+      .run(id, run, JSON.stringify(annotations), configJson);
   }
 
   #insertLayers(image: NewImage): void {
@@ -238,8 +251,15 @@ export class ImageStore {
   }
 
   #read(id: string): Image | undefined {
-    const row = this.#database.query("SELECT * FROM images WHERE id = ?").get(id) as Row | null;
+    const row = this.#database
+      .query(
+        `SELECT user, config_bytes, run IS NOT NULL AS readable,
+           iif(octet_length(annotations) <= ${LISTED_ANNOTATIONS_BYTES}, annotations, NULL) AS annotations
+         FROM images LEFT JOIN image_documents ON image_id = id WHERE id = ?`,
+      )
+      .get(id) as Row | null;
     if (row === null) return undefined;
+    if (row.readable === 0) throw new Error("its configuration is no JSON");
     const layers = this.#database
       .query(
         `SELECT chain_id, bytes FROM image_layers JOIN layers USING (chain_id)
@@ -249,17 +269,19 @@ export class ImageStore {
     const names = this.#database
       .query("SELECT name FROM image_names WHERE image_id = ? ORDER BY name")
       .all(id) as Array<{ name: string }>;
+    const pinned = this.#database
+      .query("SELECT 1 FROM image_sources WHERE image_id = ? AND pinned")
+      .get(id);
     const image: Image = {
       id,
       repoTags: names.map(({ name }) => name).filter((name) => !name.includes("@")),
       repoDigests: names.map(({ name }) => name).filter((name) => name.includes("@")),
-      sizeBytes: layers.reduce((sum, { bytes }) => sum + bytes, Buffer.byteLength(row.config)),
-      config: parseConfig(Buffer.from(row.config), `image ${id}`).config,
+      sizeBytes: layers.reduce((sum, { bytes }) => sum + bytes, row.config_bytes),
+      user: row.user,
       layers: layers.map(({ chain_id }) => chain_id),
       pinned: false,
-      annotations: v.parse(annotationsSchema, row.annotations),
+      annotations: row.annotations === null ? {} : parseAnnotations(row.annotations),
     };
-    const kept = this.sources(id).some(({ pinned }) => pinned === true);
-    return { ...image, pinned: kept || this.#isPinned(image) };
+    return { ...image, pinned: pinned !== null || this.#isPinned(image) };
   }
 }

@@ -13,6 +13,7 @@ import { sizeOfFiles } from "../storage/usage.ts";
 import type { Auth } from "./credentials.ts";
 import { type Image, ImageStore } from "./image-store.ts";
 import type { Importer, ImportOptions } from "./importer.ts";
+import type { ImageConfig, RunConfig } from "./manifest.ts";
 import { pinnedBy } from "./pinned.ts";
 import { Progress } from "./progress.ts";
 import type { Puller } from "./puller.ts";
@@ -22,7 +23,7 @@ import { SharedWork } from "./shared-work.ts";
 
 export type { Auth } from "./credentials.ts";
 export type { Image } from "./image-store.ts";
-export type { ImageConfig } from "./manifest.ts";
+export type { ImageConfig, RunConfig } from "./manifest.ts";
 
 export interface ImagesOptions {
   /** Where layers are kept: `<root>/layers`. */
@@ -145,11 +146,6 @@ export class Images {
     return this.#store.list();
   }
 
-  /** The text of an image's configuration; undefined when the image is gone. */
-  configJson(id: string): string | undefined {
-    return this.#store.configJson(id);
-  }
-
   /**
    * An image by id ("sha256:…" or bare), name:tag, name@digest (both normalised as Docker does, unless
    * registries.conf says what a short name stands for), or the
@@ -163,6 +159,26 @@ export class Images {
     if (named !== undefined || id === undefined) return named;
     const matches = this.list().filter((image) => image.id.startsWith(`sha256:${id}`));
     return matches.length === 1 ? matches[0] : undefined;
+  }
+
+  /** What containers of the image are made from. @throws CribError DataLoss: its row is damaged. */
+  runConfig({ id }: Image): RunConfig {
+    return this.#store.documents.run(id);
+  }
+
+  /** What the image says of itself. @throws CribError DataLoss: its row is damaged. */
+  config({ id }: Image): ImageConfig {
+    return this.#store.documents.config(id);
+  }
+
+  /** Its text: JSON, without the byte order mark that it may have had. @throws CribError DataLoss, as `config`. */
+  configJson({ id }: Image): string {
+    return this.#store.documents.configJson(id);
+  }
+
+  /** All of them, also those that are too long for lists. @throws CribError DataLoss: its row is damaged. */
+  annotations({ id }: Image): Record<string, string> {
+    return this.#store.documents.annotations(id);
   }
 
   /**

@@ -90,6 +90,13 @@ export interface ImageConfig {
   Labels: Record<string, string>;
 }
 
+/** The part of it that containers are made from. */
+export type RunConfig = Omit<ImageConfig, "ExposedPorts" | "Labels">;
+
+export function runConfigOf({ ExposedPorts: _, Labels: __, ...run }: ImageConfig): RunConfig {
+  return run;
+}
+
 export interface ImageManifest {
   kind: "image";
   config: Descriptor;

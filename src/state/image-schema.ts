@@ -50,3 +50,41 @@ export const imageSourceSchema = `
     PRIMARY KEY (image_id, name)
   ) STRICT;
 `;
+
+/**
+ * A daemon that starts reads `images` and parses nothing. What images say of themselves has a table of its
+ * own, the long text last, since SQLite goes through a column to reach the next one. `run` is what
+ * containers are made from (`RunConfig` of src/image); null marks a configuration that is damaged. That of
+ * old rows is made here, by SQLite.
+ */
+export const imageDocumentSchema = `
+  CREATE TABLE image_documents (
+    image_id TEXT PRIMARY KEY REFERENCES images (id) ON DELETE CASCADE,
+    run TEXT,
+    annotations TEXT NOT NULL,
+    config TEXT NOT NULL
+  ) STRICT;
+  INSERT INTO image_documents (image_id, run, annotations, config) SELECT id, iif(
+    json_valid(config),
+    json_object(
+      'Env', config -> '$.config.Env',
+      'Entrypoint', config -> '$.config.Entrypoint',
+      'Cmd', config -> '$.config.Cmd',
+      'WorkingDir', config -> '$.config.WorkingDir',
+      'User', config -> '$.config.User',
+      'Volumes', json((SELECT json_group_array(key) FROM json_each(config, '$.config.Volumes'))),
+      'StopSignal', config -> '$.config.StopSignal'
+    ),
+    NULL
+  ), annotations, config FROM images;
+  ALTER TABLE images ADD COLUMN user TEXT NOT NULL DEFAULT '';
+  ALTER TABLE images ADD COLUMN config_bytes INTEGER NOT NULL DEFAULT 0;
+  UPDATE images SET (user, config_bytes) = (
+    SELECT coalesce(run ->> '$.User', ''), octet_length(config)
+    FROM image_documents WHERE image_id = id
+  );
+  ALTER TABLE images DROP COLUMN config;
+  ALTER TABLE images DROP COLUMN annotations;
+  ALTER TABLE image_sources ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;
+  UPDATE image_sources SET pinned = 1 WHERE json_valid(record) AND record ->> '$.pinned';
+`;

@@ -1,4 +1,4 @@
-import { imageSchema, imageSourceSchema } from "./image-schema.ts";
+import { imageDocumentSchema, imageSchema, imageSourceSchema } from "./image-schema.ts";
 
 /**
  * The schema's history: element n brings a database from version n to n + 1 (`PRAGMA user_version`).
@@ -24,4 +24,5 @@ export const migrations: readonly string[] = [
   ${imageSchema}
   `,
   imageSourceSchema,
+  imageDocumentSchema,
 ];

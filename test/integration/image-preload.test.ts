@@ -260,7 +260,7 @@ test("a damaged row of one archive keeps none from being imported, and is writte
   store.database.query("UPDATE image_sources SET record = 'damaged'").run();
   cpSync(at("docker.tar"), join(directory, "two.tar"));
   const reopened = await store.reopen();
-  expect(reopened.find("example.com/one:1")?.pinned).toBe(false);
+  expect(reopened.find("example.com/one:1")?.pinned).toBe(true);
   const errors = spyOn(log(), "error");
   try {
     await new Preload(directory, reopened).scan();

@@ -105,7 +105,6 @@ test("images with as many annotations and names as they may have fit into ListIm
     sizeBytes: 1,
     annotations: LONG,
     user: "0",
-    config: { User: "0" },
     layers: [],
     pinned: false,
   };
@@ -116,7 +115,7 @@ test("images with as many annotations and names as they may have fit into ListIm
       list: () => images,
       find: () => many,
       isWhole: () => true,
-      annotationsOf: () => LONG,
+      annotations: () => LONG,
     },
   });
   const rpcs = imageRpcs(node);

@@ -1,0 +1,61 @@
+/** What images say of themselves: read from SQLite when somebody asks. */
+import type { Database } from "bun:sqlite";
+import * as v from "valibot";
+import { CribError } from "../error.ts";
+import { type ImageConfig, parseConfig, type RunConfig } from "./manifest.ts";
+
+const texts = v.nullish(v.array(v.string()), []);
+const text = v.nullish(v.string(), "");
+/** Also of images that older daemons took, which may say more than is taken now. */
+const runSchema = v.object({
+  Env: texts,
+  Entrypoint: texts,
+  Cmd: texts,
+  WorkingDir: text,
+  User: text,
+  Volumes: texts,
+  StopSignal: text,
+});
+const annotationsSchema = v.record(v.string(), v.string());
+
+/** All take an image's id and throw a `CribError` DataLoss when its row is damaged. */
+export class ImageDocuments {
+  readonly #database: Database;
+
+  constructor(database: Database) {
+    this.#database = database;
+  }
+
+  /** What containers of the image are made from. */
+  run(id: string): RunConfig {
+    return this.#read(id, "run", (json) => v.parse(runSchema, JSON.parse(json)));
+  }
+
+  config(id: string): ImageConfig {
+    return this.#read(id, "config", (json) => parseConfig(Buffer.from(json), `image ${id}`).config);
+  }
+
+  configJson(id: string): string {
+    return this.#read(id, "config", (json) => json);
+  }
+
+  annotations(id: string): Record<string, string> {
+    return this.#read(id, "annotations", parseAnnotations);
+  }
+
+  #read<T>(id: string, column: "run" | "config" | "annotations", parse: (json: string) => T): T {
+    const row = this.#database
+      .query(`SELECT ${column} AS json FROM image_documents WHERE image_id = ?`)
+      .get(id);
+    try {
+      return parse((row as { json: string }).json);
+    } catch (error) {
+      const why = `its ${column} in the database is damaged: pull it again`;
+      throw new CribError("DataLoss", `image ${id}: ${why}`, { cause: error });
+    }
+  }
+}
+
+export function parseAnnotations(json: string): Record<string, string> {
+  return v.parse(annotationsSchema, JSON.parse(json));
+}
