@@ -2,8 +2,10 @@
 import { createHash } from "node:crypto";
 import { readSync, statSync } from "node:fs";
 import * as v from "valibot";
+import { goStruct, stringMap, strings } from "../config/go-json.ts";
 import type { ArchiveTransport } from "../config/policy.ts";
-import { CribError } from "../error.ts";
+import { parseStrictJson } from "../config/strict-json.ts";
+import { CribError, messageOf } from "../error.ts";
 import {
   type ArchiveFiles,
   openArchiveFiles,
@@ -11,12 +13,12 @@ import {
   type ScratchOptions,
 } from "./archive-files.ts";
 import { detectCompression } from "./decoder.ts";
-import { type Descriptor, LAYER_LIMIT, parseConfig } from "./manifest.ts";
+import { type Descriptor, LAYER_LIMIT, parseConfig, platformSchema } from "./manifest.ts";
 import type { Platform } from "./platform.ts";
 import { isDigest, parseReference } from "./reference.ts";
 import { checkPlatform, type ManifestSource, type ResolvedImage, resolveAt } from "./resolve.ts";
 
-const DOCUMENT_LIMIT_BYTES = 8 * 1024 * 1024;
+const DOCUMENT_LIMIT_BYTES = 4 * 1024 * 1024;
 const IMAGE_LIMIT = 1000;
 
 /** One image of an archive. */
@@ -35,34 +37,24 @@ export interface Archive {
   close(): Promise<void>;
 }
 
-const indexSchema = v.object({
-  manifests: v.pipe(
-    v.array(
-      v.object({
-        digest: v.pipe(v.string(), v.check(isDigest, "is not a sha256 or sha512 digest")),
-        annotations: v.optional(v.nullable(v.record(v.string(), v.string()))),
-        platform: v.optional(
-          v.nullable(
-            v.object({
-              os: v.optional(v.string(), ""),
-              architecture: v.optional(v.string(), ""),
-              variant: v.optional(v.string(), ""),
-            }),
-          ),
-        ),
-      }),
+/** Each is an image to be imported: one that is not understood must not be missing without a word. */
+const indexSchema = goStruct({
+  manifests: v.nullish(
+    v.pipe(
+      v.array(
+        goStruct({
+          digest: v.pipe(v.string(), v.check(isDigest, "is not a sha256 or sha512 digest")),
+          annotations: stringMap,
+          platform: platformSchema,
+        }),
+      ),
+      v.maxLength(IMAGE_LIMIT),
     ),
-    v.maxLength(IMAGE_LIMIT),
+    [],
   ),
 });
 const savedSchema = v.pipe(
-  v.array(
-    v.object({
-      Config: v.string(),
-      RepoTags: v.optional(v.nullable(v.array(v.string()))),
-      Layers: v.nullable(v.array(v.string())),
-    }),
-  ),
+  v.array(goStruct({ Config: v.string(), RepoTags: strings, Layers: strings })),
   v.maxLength(IMAGE_LIMIT),
 );
 
@@ -128,11 +120,18 @@ function readAll(place: { fd: number; offset: number; size: number }): Buffer {
 }
 
 function parse<T>(schema: v.GenericSchema<unknown, T>, bytes: Buffer, what: string): T {
-  const result = v.safeParse(v.pipe(v.string(), v.parseJson(), schema), bytes.toString("utf8"));
+  const wrong = (why: string) =>
+    new CribError("FailedPrecondition", `${what}: ${why.slice(0, 300)}`);
+  let json: unknown;
+  try {
+    json = parseStrictJson(bytes.toString("utf8"));
+  } catch (error) {
+    throw wrong(`it is not JSON that can be used: ${messageOf(error)}`);
+  }
+  const result = v.safeParse(schema, json);
   if (result.success) return result.output;
   const [issue] = result.issues;
-  const where = v.getDotPath(issue) ?? "it is not JSON";
-  throw new CribError("FailedPrecondition", `${what}: ${where}: ${issue.message.slice(0, 200)}`);
+  throw wrong(`${v.getDotPath(issue) ?? "document"}: ${issue.message}`);
 }
 
 /** Blobs and manifests by digest. */
@@ -181,7 +180,7 @@ function fromIndex(entries: readonly IndexEntry[], source: ManifestSource): Arch
   return entries
     .filter(({ platform }) => platform?.os !== "unknown")
     .map(({ digest, annotations, platform }) => ({
-      name: nameFrom(annotations ?? {}),
+      name: nameFrom(annotations),
       platform: platform?.os || platform?.architecture ? platform : undefined,
       resolve: (wanted: Platform, signal: AbortSignal) => resolveAt(source, digest, wanted, signal),
     }));
@@ -204,7 +203,7 @@ function fromSaved(
   files: ArchiveFiles,
 ): ArchivedImage[] {
   return list.flatMap((saved) =>
-    (saved.RepoTags?.length ? saved.RepoTags : [""]).map((name) => ({
+    (saved.RepoTags.length > 0 ? saved.RepoTags : [""]).map((name) => ({
       name,
       platform: undefined,
       resolve: (wanted) => resolveSaved(saved, source, files, wanted),
@@ -225,7 +224,7 @@ async function resolveSaved(
   const { config, diffIds, ...madeFor } = parseConfig(bytes, what);
   checkPlatform(madeFor, platform, what);
   const id = `sha256:${createHash("sha256").update(bytes).digest("hex")}`;
-  const names = saved.Layers ?? [];
+  const names = saved.Layers;
   if (names.length !== diffIds.length) {
     const why = `${diffIds.length} diffIDs for ${names.length} layers`;
     throw new CribError("FailedPrecondition", `${what}: ${why}`);

@@ -1,19 +1,18 @@
 /** What images say of themselves: read from SQLite when somebody asks. */
 import type { Database } from "bun:sqlite";
 import * as v from "valibot";
+import { strings, text } from "../config/go-json.ts";
 import { CribError } from "../error.ts";
-import { type ImageConfig, parseConfig, type RunConfig } from "./manifest.ts";
+import { type ImageConfig, type RunConfig, readConfig } from "./manifest.ts";
 
-const texts = v.nullish(v.array(v.string()), []);
-const text = v.nullish(v.string(), "");
 /** Also of images that older daemons took, which may say more than is taken now. */
 const runSchema = v.object({
-  Env: texts,
-  Entrypoint: texts,
-  Cmd: texts,
+  Env: strings,
+  Entrypoint: strings,
+  Cmd: strings,
   WorkingDir: text,
   User: text,
-  Volumes: texts,
+  Volumes: strings,
   StopSignal: text,
 });
 const annotationsSchema = v.record(v.string(), v.string());
@@ -32,7 +31,7 @@ export class ImageDocuments {
   }
 
   config(id: string): ImageConfig {
-    return this.#read(id, "config", (json) => parseConfig(Buffer.from(json), `image ${id}`).config);
+    return this.#read(id, "config", (json) => readConfig(JSON.parse(json), `image ${id}`).config);
   }
 
   configJson(id: string): string {

@@ -73,7 +73,7 @@ export class Images {
    * refused by policy.json, where the message begins with "SignatureValidationFailed"),
    * Unavailable (the message begins with "RegistryUnavailable", which the kubelet knows), DataLoss
    * (bytes that are not those of the digest, size or diffID; damaged compression), FailedPrecondition
-   * (sound, but nothing that Crib can run: schema 1, foreign layers, other platforms, broken manifests,
+   * (sound, but nothing that Crib can run: schema 1, encrypted layers, other platforms, broken manifests,
    * archives that must not be unpacked, a broken registries.conf), ResourceExhausted (disk full),
    * DeadlineExceeded (no progress), Canceled (`signal`).
    */

@@ -1,7 +1,7 @@
 /** Choosing from an index what runs on this machine. */
 import { readFileSync } from "node:fs";
 import type { Descriptor } from "./manifest.ts";
-import { DOCKER_LIST, OCI_INDEX } from "./media-types.ts";
+import { isIndexType } from "./media-types.ts";
 
 export interface Platform {
   os: string;
@@ -65,13 +65,29 @@ export function choose<T extends Entry>(entries: readonly T[], platform: Platfor
 function rankOf(entry: Entry, platform: Platform): number | undefined {
   const { variants } = platform;
   if (!entry.platform) {
-    const isIndex = entry.mediaType === OCI_INDEX || entry.mediaType === DOCKER_LIST;
-    return variants.length + (isIndex ? 0 : 1);
+    return variants.length + (isIndexType(entry.mediaType ?? "") ? 0 : 1);
   }
-  const { os, architecture, variant } = entry.platform;
+  const { os, architecture, variant } = normalPlatform(entry.platform);
   if (os !== platform.os || architecture !== platform.architecture) return undefined;
   const rank = variants.indexOf(variant);
   return rank < 0 ? undefined : rank;
+}
+
+const OTHER_NAMES: Readonly<Record<string, string>> = {
+  x86_64: "amd64",
+  "x86-64": "amd64",
+  aarch64: "arm64",
+};
+
+/** In Go's names, whatever their case, as containerd reads them: some tools write the kernel's. */
+export function normalPlatform<T extends { os: string; architecture: string; variant?: string }>(
+  platform: T,
+): T {
+  const name = platform.architecture.toLowerCase();
+  const architecture = OTHER_NAMES[name] ?? name;
+  const said = platform.variant?.toLowerCase();
+  const variant = architecture === "arm64" && said === "8" ? "v8" : said;
+  return { ...platform, os: platform.os.toLowerCase(), architecture, variant };
 }
 
 /** "linux/amd64 v1", for messages. */

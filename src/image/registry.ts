@@ -19,7 +19,8 @@ import {
 import { MANIFEST_TYPES } from "./media-types.ts";
 import { fetchToken } from "./token.ts";
 
-const MANIFEST_LIMIT_BYTES = 4 * 1024 * 1024;
+/** Registries have to take 4 MiB, but 256 layers or 1000 manifests are some 300 KB. */
+const MANIFEST_LIMIT_BYTES = 1024 * 1024;
 const ERROR_LIMIT_BYTES = 64 * 1024;
 /** A server that speaks no TLS may keep silent to a TLS greeting. */
 const PROBE_LIMIT_MS = 5000;

@@ -4,17 +4,17 @@ import { CribError } from "../error.ts";
 import { log } from "../observe/log.ts";
 import { type BlobSource, readBlob, retry } from "./blob.ts";
 import {
+  CONFIG_LIMIT_BYTES,
   type Descriptor,
   type ImageConfig,
   type ImageManifest,
   parseConfig,
   parseManifest,
 } from "./manifest.ts";
-import { choose, describePlatform, type Platform } from "./platform.ts";
+import { choose, describePlatform, normalPlatform, type Platform } from "./platform.ts";
 import { formatReference, isDigest, type Reference } from "./reference.ts";
 import type { RegistryClient } from "./registry.ts";
 
-const CONFIG_LIMIT_BYTES = 8 * 1024 * 1024;
 const INDEX_DEPTH_LIMIT = 4;
 /** Manifests and indexes that are read for one image: its own, and dead ends that say no platform. */
 const MANIFEST_LIMIT = 32;
@@ -120,10 +120,11 @@ export async function resolveAt(
  * @throws CribError FailedPrecondition: for another operating system.
  */
 export function checkPlatform(
-  { os, architecture }: { os: string; architecture: string },
+  madeFor: { os: string; architecture: string },
   platform: Platform,
   what: string,
 ): void {
+  const { os, architecture } = normalPlatform(madeFor);
   if (os !== "" && os !== platform.os) {
     throw new CribError("FailedPrecondition", `${what}: the image is for ${JSON.stringify(os)}`);
   }

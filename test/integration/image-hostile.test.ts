@@ -32,7 +32,7 @@ function endless(status: number) {
 }
 
 test.each([
-  ["manifest", "/manifests/1", 200, "DataLoss", "longer than 4194304 bytes"],
+  ["manifest", "/manifests/1", 200, "DataLoss", "longer than 1048576 bytes"],
   ["answer that there is no manifest", "/manifests/1", 404, "NotFound", "HTTP 404"],
   ["answer that a blob is not given", "/blobs/", 403, "PermissionDenied", "HTTP 403"],
   ["greeting", "/v2/", 200, "", ""],

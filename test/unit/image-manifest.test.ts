@@ -2,8 +2,10 @@ import { expect, test } from "bun:test";
 import { type Descriptor, parseConfig, parseManifest } from "../../src/image/manifest.ts";
 import { choose, hostPlatform } from "../../src/image/platform.ts";
 
+const OCTETS = "application/octet-stream";
 const SHA = `sha256:${"a".repeat(64)}`;
 const OCI = "application/vnd.oci.image";
+const INDEX = `${OCI}.index.v1+json`;
 const layer = { mediaType: `${OCI}.layer.v1.tar+gzip`, digest: SHA, size: 3 };
 const manifest = {
   schemaVersion: 2,
@@ -28,7 +30,19 @@ test("an index is told by its content type or its content", () => {
 
 test.each([
   ["schema 1", { schemaVersion: 1, name: "x", fsLayers: [] }, "schema 1"],
-  ["no schemaVersion", { ...manifest, schemaVersion: undefined }, "schemaVersion"],
+  ["another schemaVersion", { ...manifest, schemaVersion: 3 }, "schemaVersion"],
+  ["a layer without a size", { ...manifest, layers: [{ ...layer, size: null }] }, "layers.0.size"],
+  ["a config that is null", { ...manifest, config: null }, "config"],
+  ["two sorts of layers", { ...manifest, Layers: [] }, "layers is there twice, as Layers"],
+  ["two sorts of digests", { ...manifest, layers: [{ ...layer, DIGEST: SHA }] }, "digest is there"],
+  ["schema 1 at the same time", { ...manifest, fsLayers: [] }, "schema 1 manifest and another"],
+  ["an index in other letters", { ...manifest, ManifestS: [] }, "at once"],
+  ["a manifest that says it is an index", { ...manifest, mediaType: INDEX }, "and is not"],
+  [
+    "an index that says it is a manifest",
+    { schemaVersion: 2, mediaType: manifest.mediaType, manifests: [] },
+    "and is not",
+  ],
   ["index and manifest at once", { ...manifest, manifests: [] }, "at once"],
   ["a negative size", { ...manifest, layers: [{ ...layer, size: -1 }] }, "layers.0.size"],
   ["a fractional size", { ...manifest, layers: [{ ...layer, size: 1.5 }] }, "layers.0.size"],
@@ -38,21 +52,6 @@ test.each([
     "layers.0.digest",
   ],
   ["no config", { ...manifest, config: undefined }, "config"],
-  [
-    "a foreign layer",
-    {
-      ...manifest,
-      layers: [
-        { ...layer, mediaType: "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" },
-      ],
-    },
-    "foreign layers",
-  ],
-  [
-    "a nondistributable layer",
-    { ...manifest, layers: [{ ...layer, mediaType: `${OCI}.layer.nondistributable.v1.tar+gzip` }] },
-    "foreign layers",
-  ],
   [
     "an encrypted layer",
     { ...manifest, layers: [{ ...layer, mediaType: `${OCI}.layer.v1.tar+gzip+encrypted` }] },
@@ -89,16 +88,84 @@ test("annotations may have 256 KiB, and a user 4096 characters", () => {
   expect(parseConfig(Buffer.from(JSON.stringify(document)), "x").config.User).toBe(User);
 });
 
-test("bytes that are no JSON, or no UTF-8, are refused", () => {
+test("bytes that are no JSON are refused, and names that are there twice", () => {
   expect(() => parseManifest(Buffer.from("{"), "", "x")).toThrow("not JSON");
-  expect(() => parseManifest(Buffer.from([0x22, 0xff, 0x22]), "", "x")).toThrow("not JSON");
+  const text = JSON.stringify(manifest).replace("{", '{"layers":[],');
+  expect(() => parseManifest(Buffer.from(text), "", "x")).toThrow("a name in it twice");
 });
 
-test("a config's empty and null fields become empty values", () => {
+test.each([
+  ["a config of no special type", { config: { ...manifest.config, mediaType: OCTETS } }, {}],
+  ["layers that are null", { layers: null }, { layers: [] }],
+  ["no schemaVersion", { schemaVersion: undefined }, {}],
+  [
+    "null for anything that may be missing",
+    { annotations: null, mediaType: null, manifests: null },
+    {},
+  ],
+  ["names in any case", { layers: undefined, LAYERS: [layer] }, {}],
+  ["fields that nobody knows", { history: null, subject: { digest: "x" }, artifactType: "y" }, {}],
+  ["a layer with urls and data", { layers: [{ ...layer, urls: ["http://x"], data: "e30=" }] }, {}],
+  [
+    "layers that were not to be pushed on",
+    { layers: [{ ...layer, mediaType: `${OCI}.layer.nondistributable.v1.tar+gzip` }] },
+    { layers: [{ ...layer, mediaType: `${OCI}.layer.nondistributable.v1.tar+gzip` }] },
+  ],
+  ["annotations that are null", { annotations: { a: null } }, { annotations: { a: "" } }],
+])("a manifest is taken with %s, as by other runtimes", (_, changes, read) => {
+  const { layers } = manifest;
+  expect(parse({ ...manifest, ...changes })).toEqual({
+    kind: "image",
+    config: { ...manifest.config, ...(changes as { config?: object }).config, platform: undefined },
+    layers: layers.map((one) => ({ ...one, platform: undefined })),
+    annotations: {},
+    ...read,
+  } as never);
+});
+
+test("sizes may be written as any number that is whole, and around the document may be space", () => {
+  const text = JSON.stringify(manifest).replace('"size":3', '"size":3e0');
+  const bytes = Buffer.from(`\ufeff ${text}\r\n\0`.replace("\0", "\n"));
+  expect(parseManifest(bytes, "text/plain", "x")).toMatchObject({ layers: [{ size: 3 }] });
+});
+
+test("of an index only the entries count that can be read; it may have parameters in its type", () => {
+  const good = { mediaType: manifest.mediaType, digest: SHA, size: 1, platform: { os: null } };
+  const index = {
+    mediaType: `${INDEX}; charset=utf-8`,
+    manifests: [{ ...good, digest: `sha384:${"a".repeat(96)}` }, null, good],
+  };
+  const platform = { os: "", architecture: "", variant: "" };
+  expect(parse(index)).toEqual({ kind: "index", manifests: [{ ...good, platform }] });
+  expect(parse({ schemaVersion: 2, manifests: null }, INDEX)).toEqual({
+    kind: "index",
+    manifests: [],
+  });
+});
+
+test("documents of many values are refused before they are built", () => {
+  const many = { schemaVersion: 2, manifests: Array(100_000).fill({ digest: SHA, size: 1 }) };
+  expect(() => parse(many)).toThrow("more than 10000 values");
+  const deep = `{"a":${"[".repeat(101)}${"]".repeat(101)}}`;
+  expect(() => parseManifest(Buffer.from(deep), "", "x")).toThrow("more than 100 levels");
+});
+
+test("a config's empty, null and unknown fields, and odd dates, are no trouble", () => {
   const bytes = Buffer.from(
     JSON.stringify({
       os: "linux",
-      config: { Env: null, Cmd: ["sh"], Volumes: { "/data": {} }, User: "1:2" },
+      architecture: null,
+      created: "yesterday",
+      history: "none",
+      Author: 7,
+      config: {
+        Env: null,
+        ExposedPorts: null,
+        OnBuild: 3,
+        cmd: ["sh"],
+        Volumes: { "/data": {} },
+        User: "1:2",
+      },
       rootfs: { type: "layers", diff_ids: [SHA] },
     }),
   );
@@ -120,13 +187,49 @@ test("a config's empty and null fields become empty values", () => {
   });
 });
 
+test("a config of nothing is one of an image without layers, and may hold bytes that are no UTF-8", () => {
+  const parse = (text: string) => parseConfig(Buffer.from(text, "latin1"), "x");
+  for (const text of ["{}", '{"config":null,"rootfs":null}', '{"rootfs":{"diff_ids":null}}']) {
+    expect(parse(text)).toMatchObject({ diffIds: [], config: { Env: [], User: "" } });
+  }
+  expect(
+    parse('{"author":"Andr\xe9","config":{"Labels":{"a":"\xe9","b":null}}}').config.Labels,
+  ).toEqual({
+    a: "\ufffd",
+    b: "",
+  });
+});
+
 test.each([
   [
     "Cmd is a string",
     { config: { Cmd: "sh" }, rootfs: { type: "layers", diff_ids: [] } },
     "config.Cmd",
   ],
-  ["no rootfs", {}, "rootfs"],
+  [
+    "its layers are of another kind",
+    { rootfs: { type: "layers+base", diff_ids: [] } },
+    "rootfs.type",
+  ],
+  ["it is longer than 1 MiB", { history: "x".repeat(1024 * 1024) }, "at most 1048576"],
+  [
+    "it has more than 128 volumes",
+    {
+      config: { Volumes: Object.fromEntries(Array.from({ length: 129 }, (_, i) => [`/${i}`, {}])) },
+    },
+    "config.Volumes: 129 of them, at most 128",
+  ],
+  [
+    "a volume is 33 directories deep",
+    { config: { volumes: { ["/a".repeat(33)]: {} } } },
+    "33 directories deep, at most 32",
+  ],
+  [
+    "a volume's path is longer than Linux takes",
+    { config: { Volumes: { [`/${"a".repeat(4095)}`]: {} } } },
+    "longer than 4095 bytes",
+  ],
+  ["it has two users", { config: { User: "0", USER: "1" } }, "User is there twice, as USER"],
   [
     "its user is longer than any",
     { config: { User: "u".repeat(4097) }, rootfs: { type: "layers", diff_ids: [] } },
@@ -174,6 +277,8 @@ test("variants are ranked: what the host surely runs comes first, what it may no
   expect(picked(amd, "x64", `${v2} ${v3}`)).toEqual([3, 2, 1]);
   // A level is nothing without those below it.
   expect(picked(amd, "x64", v3)).toEqual([3]);
+  expect(picked([entry("Linux", "X86_64"), entry("linux", "AMD64")], "x64")).toEqual([0, 1]);
+  expect(picked([entry("linux", "aarch64", "8")], "arm64")).toEqual([0]);
 });
 
 test("entries without a platform come last, indexes before manifests", () => {
