@@ -250,7 +250,7 @@ async function resolveSaved(
       annotations: {},
     },
     id,
-    configJson: bytes.toString("utf8"),
+    configJson: new TextDecoder().decode(bytes),
     config,
     diffIds,
   };

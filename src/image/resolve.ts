@@ -107,7 +107,7 @@ export async function resolveAt(
     digests,
     manifest,
     id: manifest.config.digest,
-    configJson: bytes.toString("utf8"),
+    configJson: new TextDecoder().decode(bytes),
     config,
     diffIds,
   };
