@@ -1,11 +1,12 @@
 /** The daemon's streaming server: when it is started, what is behind it, and its certificates. */
 import { createPrivateKey, X509Certificate } from "node:crypto";
-import { readFileSync, statSync } from "node:fs";
+import { statSync } from "node:fs";
 import { BlockList, isIPv6 } from "node:net";
 import type { Config } from "../config/config.ts";
 import type { Core } from "../container/core.ts";
 import type { Streaming } from "../cri/context.ts";
 import { CribError, messageOf } from "../error.ts";
+import { readRegularFile } from "../linux/regular-file.ts";
 import { log } from "../observe/log.ts";
 import type { StreamingServer, TlsMaterial } from "../streaming/server.ts";
 
@@ -139,7 +140,7 @@ class Certificates {
 
 function read(key: string, file: string): string {
   try {
-    return readFileSync(file, "utf8");
+    return readRegularFile(file).toString();
   } catch (error) {
     throw new CribError("InvalidArgument", `streaming.${key}: ${messageOf(error)}`);
   }
