@@ -111,6 +111,7 @@ test("images with as many annotations and names as they may have fit into ListIm
   const images = Array.from({ length: 200 }, (_, index) => ({ ...image, id: `${index}` }));
   const many = { ...image, id: "many", repoTags: names(60_000) };
   const node = context({
+    handlers: { requireKnown() {} },
     images: {
       list: () => images,
       find: () => many,
