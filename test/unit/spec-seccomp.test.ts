@@ -150,6 +150,20 @@ function actions(profile: OciSeccomp, name: string): string[] {
     );
 }
 
+/** What becomes of a call with these arguments: 0 is allowed, else the errno. */
+function outcome(profile: OciSeccomp, name: string, ...args: bigint[]): number {
+  const rule = profile.syscalls.find(
+    ({ names, args: conditions = [] }) =>
+      names.includes(name) &&
+      conditions.every(
+        ({ index, value, valueTwo = 0 }) =>
+          ((args[index] ?? 0n) & BigInt(Number(value))) === BigInt(Number(valueTwo)),
+      ),
+  );
+  if (rule?.action === "SCMP_ACT_ALLOW") return 0;
+  return rule?.errnoRet ?? profile.defaultErrnoRet ?? 1;
+}
+
 describe("the built-in profile", () => {
   const builtIn = (...capabilities: string[]) =>
     defaultSeccomp({ capabilities, arch: "x64", apparmor: false });
@@ -186,6 +200,34 @@ describe("the built-in profile", () => {
     for (const name of names) expect(actions(profile, name)).toEqual(["ALLOW"]);
     for (const name of ["kexec_load", "keyctl"])
       expect(actions(profile, name)).toEqual(["ERRNO 1"]);
+  });
+
+  const [EPERM, EINVAL, ENOSYS] = [1, 22, 38];
+  const withAudit = builtIn("CAP_AUDIT_WRITE");
+
+  test.each([0n, 1n, 0x8000_0000n, 0xffff_ffffn])(
+    "allows sockets of all families but two, whatever is above 32 bits (%p)",
+    (above) => {
+      for (let family = 0; family < 70; family += 1) {
+        const refused = family === 38 || family === 40;
+        const expected = refused ? EPERM : family > 45 ? ENOSYS : 0;
+        const argument = BigInt(family) | (above << 32n);
+        for (const call of ["socket", "socketpair"]) {
+          expect([family, outcome(plain, call, argument, 1n, 0n)]).toEqual([family, expected]);
+        }
+      }
+    },
+  );
+
+  test("says to who may not write to the audit that there is none; other protocols of netlink are open", () => {
+    for (const above of [0n, 1n << 32n]) {
+      for (let protocol = 0n; protocol < 32n; protocol += 1n) {
+        const args = [16n | above, 3n, protocol | above];
+        const expected = protocol === 9n ? EINVAL : 0;
+        expect([protocol, outcome(plain, "socket", ...args)]).toEqual([protocol, expected]);
+        expect([protocol, outcome(withAudit, "socket", ...args)]).toEqual([protocol, 0]);
+      }
+    }
   });
 
   test("leaves a 32 bit program its sockets where AppArmor refuses their families", () => {
