@@ -1,3 +1,4 @@
+import { CribError } from "../error.ts";
 import type { PodSandboxConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
 import { type CgroupPlacement, placeCgroup } from "../linux/systemd.ts";
 import type { Core } from "./core.ts";
@@ -13,8 +14,23 @@ export function placementOf(
   pod: PodSandboxConfig,
   id: string,
 ): CgroupPlacement {
-  const parent = pod.linux?.cgroupParent || core.config.runtime.cgroup_parent;
-  return placeCgroup(core.cgroupDriver, parent, id);
+  const asked = pod.linux?.cgroupParent ?? "";
+  const field = asked === "" ? "runtime.cgroup_parent" : "config.linux.cgroup_parent";
+  return place(core, field, asked || core.config.runtime.cgroup_parent, id);
+}
+
+function place(
+  { cgroupDriver }: Pick<Core, "cgroupDriver">,
+  field: string,
+  parent: string,
+  id: string,
+): CgroupPlacement {
+  try {
+    return placeCgroup(cgroupDriver, parent, id);
+  } catch (error) {
+    if (!(error instanceof CribError)) throw error;
+    throw new CribError(error.code, `${field}: ${error.message}`, { cause: error });
+  }
 }
 
 /**
@@ -30,5 +46,5 @@ export function monitorPlacementOf(
 ): CgroupPlacement {
   const parent = core.config.monitor.cgroup_parent;
   if (parent === "") return placementOf(core, pod, podId);
-  return placeCgroup(core.cgroupDriver, parent, podId);
+  return place(core, "monitor.cgroup_parent", parent, podId);
 }

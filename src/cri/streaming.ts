@@ -1,3 +1,4 @@
+import { requireAttachable } from "../container/attach.ts";
 import { requireRunning } from "../container/command.ts";
 import { requireStreams } from "../container/exec.ts";
 import { CribError } from "../error.ts";
@@ -19,13 +20,10 @@ export function streamingRpcs({ core, streaming }: CriContext) {
     },
 
     async attach({ containerId, tty, stdin, stdout, stderr }) {
-      const { container } = requireRunning(core, requireId("container_id", containerId));
-      const command = { containerId: container.id, command: [], tty, stdin, stdout, stderr };
-      requireStreams(command);
-      if (tty !== container.config.tty) {
-        const text = `tty: ${tty}: the container was made with tty ${container.config.tty}`;
-        throw new CribError("InvalidArgument", text);
-      }
+      const id = requireId("container_id", containerId);
+      const request = { containerId: id, command: [], tty, stdin, stdout, stderr };
+      const { container } = requireAttachable(core, request);
+      const command = { ...request, containerId: container.id };
       return { url: await streaming.url({ kind: "attach", command }) };
     },
 

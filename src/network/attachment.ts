@@ -31,15 +31,16 @@ export interface PodAttachment {
 /** The CNI_ARGS of a pod. A value that would break their syntax is refused. */
 export function cniArgs(pod: PodAttachment): string {
   const values = [
-    ["K8S_POD_NAMESPACE", pod.namespace],
-    ["K8S_POD_NAME", pod.name],
-    ["K8S_POD_INFRA_CONTAINER_ID", pod.id],
-    ["K8S_POD_UID", pod.uid],
+    ["K8S_POD_NAMESPACE", pod.namespace, "namespace"],
+    ["K8S_POD_NAME", pod.name, "name"],
+    ["K8S_POD_INFRA_CONTAINER_ID", pod.id, "id"],
+    ["K8S_POD_UID", pod.uid, "uid"],
   ] as const;
-  for (const [name, value] of values) {
+  for (const [name, value, field] of values) {
     if (/[;=\0]/.test(value)) {
-      const shown = JSON.stringify(value);
-      throw new CribError("InvalidArgument", `${name}: ${shown} must not hold ";" or "="`);
+      const what = `config.metadata.${field}: ${JSON.stringify(value)}`;
+      const why = `must not hold ";" or "=", which divide CNI_ARGS (${name})`;
+      throw new CribError("InvalidArgument", `${what} ${why}`);
     }
   }
   return ["IgnoreUnknown=1", ...values.map(([name, value]) => `${name}=${value}`)].join(";");
@@ -148,7 +149,8 @@ function parseRate(key: string, value: string): number {
   const factor = suffix === undefined ? undefined : SUFFIXES[suffix];
   const rate = factor === undefined ? Number.NaN : Math.ceil(Number(digits) * factor);
   if (!(rate >= 1e3 && rate <= 1e15)) {
-    const message = `annotation ${key}: "${value}" is not a rate from 1k to 1P bits per second`;
+    const what = `config.annotations["${key}"]: ${JSON.stringify(value)}`;
+    const message = `${what} is not a rate from 1k to 1P bits per second`;
     throw new CribError("InvalidArgument", message);
   }
   return rate;

@@ -18,7 +18,7 @@ export function podInfo(core: Core, pod: PodRecord): object {
   const network = pod.ips.length === 0 ? undefined : core.network.result(pod.id);
   const isReady = pod.phase === "ready";
   return {
-    pid: pod.monitorPid,
+    pid: pod.phase === "stopped" ? 0 : pod.monitorPid,
     processStatus: isReady ? "running" : "deleted",
     netNamespaceClosed: pod.namespaces.net !== undefined && pod.phase === "stopped",
     runtimeHandler: pod.handler,

@@ -1,3 +1,4 @@
+import { release } from "node:os";
 import * as v from "valibot";
 
 /**
@@ -37,17 +38,24 @@ const schema = v.object({
   ),
 });
 
-/** Reads the JSON of `features`; what cannot be read counts as not supported. */
-export function parseFeatures(json: string): RuntimeFeatures {
+/** mount_setattr(2), by which a runtime does both: the runtime says "rro" also where the kernel cannot. */
+function hasMountAttributes(kernel: string): boolean {
+  const [major = 0, minor = 0] = kernel.split(".").map(Number.parseFloat);
+  return major > 5 || (major === 5 && minor >= 12);
+}
+
+/** Reads the JSON of `features`; what cannot be read counts as not supported, and what the kernel cannot. */
+export function parseFeatures(json: string, kernel = release()): RuntimeFeatures {
   let parsed: v.InferOutput<typeof schema>;
   try {
     parsed = v.parse(schema, JSON.parse(json));
   } catch {
     return noFeatures;
   }
+  const attributes = hasMountAttributes(kernel);
   return {
-    recursiveReadOnlyMounts: parsed.mountOptions?.includes("rro") ?? false,
-    idmapMounts: parsed.linux?.mountExtensions?.idmap?.enabled ?? false,
+    recursiveReadOnlyMounts: attributes && (parsed.mountOptions?.includes("rro") ?? false),
+    idmapMounts: attributes && (parsed.linux?.mountExtensions?.idmap?.enabled ?? false),
     seccomp: parsed.linux?.seccomp?.enabled ?? false,
     apparmor: parsed.linux?.apparmor?.enabled ?? false,
     selinux: parsed.linux?.selinux?.enabled ?? false,

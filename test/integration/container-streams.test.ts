@@ -140,10 +140,11 @@ test("without stdin_once an attach ends with its client's input, which the conta
   await until("the container has it", () => pod.log(id).includes(" F word\n"));
 });
 
-test("a terminal is the container's own: a client's view of it counts for nothing", async () => {
+test("a terminal is the container's own: a client that takes it for another is refused", async () => {
   const id = await run({ args: ["sh", "-c", "read x; stty size"], stdin: true, tty: true });
-  const streams = await backend.attach(request(id, { stdin: true, stderr: true }));
-  expect(await read(streams.stderr)).toBe("");
+  const other = backend.attach(request(id, { stdin: true }));
+  expect(await failure(other)).toContain("tty: false: the container was made with tty true");
+  const streams = await backend.attach(request(id, { stdin: true, tty: true }));
   streams.resize({ columns: 70, rows: 20 });
   streams.stdin?.end("go\n");
   expect(await read(streams.stdout)).toEndWith("20 70\r\n");

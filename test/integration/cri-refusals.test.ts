@@ -101,7 +101,13 @@ const pods: Array<[string, PodConfig, string, ...string[]]> = [
     "net.ipv4.ip_forward",
   ],
   ["sysctl that is not there", sysctl("net.nonexistent"), "InvalidArgument", "net.nonexistent"],
-  ["relative cgroup parent", { linux: { cgroupParent: "a/b" } }, "InvalidArgument", "a/b"],
+  [
+    "relative cgroup parent",
+    { linux: { cgroupParent: "a/b" } },
+    "InvalidArgument",
+    "config.linux.cgroup_parent",
+    "a/b",
+  ],
   ["cgroup parent that climbs", { linux: { cgroupParent: "/../x" } }, "InvalidArgument", "/../x"],
   [
     "user namespace",

@@ -106,7 +106,9 @@ describe("what plugins are told about a pod", () => {
   });
 
   test("a name that would add another argument is refused", () => {
-    expect(refusal(() => cniArgs({ ...pod, name: "x;IP=10.0.0.1" }))).toContain("K8S_POD_NAME");
+    expect(refusal(() => cniArgs({ ...pod, name: "x;IP=10.0.0.1" }))).toContain(
+      'config.metadata.name: "x;IP=10.0.0.1" must not hold',
+    );
   });
 
   test("port mappings without a host port are left out; an empty host address too", () => {
@@ -156,7 +158,7 @@ describe("what plugins are told about a pod", () => {
     test(`a bandwidth of "${text}" is refused with its annotation`, () => {
       const annotations = { "kubernetes.io/ingress-bandwidth": text };
       const message = refusal(() => capabilityArgs({ ...pod, annotations }));
-      expect(message).toContain(`kubernetes.io/ingress-bandwidth: "${text}"`);
+      expect(message).toContain(`config.annotations["kubernetes.io/ingress-bandwidth"]: "${text}"`);
     });
   }
 });

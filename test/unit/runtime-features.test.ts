@@ -162,7 +162,7 @@ test("a probe removes its container and files, and one that a killed daemon left
   expect(lines().every((line) => line.endsWith(` ${id}`))).toBe(true);
 });
 
-test("features are read leniently: what is not said is not there", () => {
+test("features are read leniently: what is not said is not there, nor what the kernel cannot", () => {
   expect(parseFeatures("not json")).toEqual(noFeatures);
   expect(parseFeatures('{"mountOptions": 7}')).toEqual(noFeatures);
   const none = {
@@ -173,16 +173,19 @@ test("features are read leniently: what is not said is not there", () => {
     selinux: false,
   };
   expect(parseFeatures("{}")).toEqual(none);
-  expect(
-    parseFeatures(
-      JSON.stringify({
-        mountOptions: ["ro", "rro"],
-        linux: {
-          seccomp: { enabled: true },
-          apparmor: null,
-          mountExtensions: { idmap: { enabled: true } },
-        },
-      }),
-    ),
-  ).toEqual({ ...none, recursiveReadOnlyMounts: true, idmapMounts: true, seccomp: true });
+  const said = JSON.stringify({
+    mountOptions: ["ro", "rro"],
+    linux: {
+      seccomp: { enabled: true },
+      apparmor: null,
+      mountExtensions: { idmap: { enabled: true } },
+    },
+  });
+  const all = { ...none, recursiveReadOnlyMounts: true, idmapMounts: true, seccomp: true };
+  for (const kernel of ["5.12.0", "5.15.0-105-generic", "6.1.0"]) {
+    expect(parseFeatures(said, kernel)).toEqual(all);
+  }
+  for (const kernel of ["5.6.0", "5.10.0-28-amd64", "5.9", "4.18.0"]) {
+    expect(parseFeatures(said, kernel)).toEqual({ ...none, seccomp: true });
+  }
 });
