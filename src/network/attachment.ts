@@ -5,7 +5,7 @@
  * Kubernetes read since dockershim.
  */
 import { CribError } from "../error.ts";
-import type { CniNetwork } from "./conflist.ts";
+import type { CniNetwork, PluginConfig } from "./conflist.ts";
 
 /** A pod that is to be attached to the network. */
 export interface PodAttachment {
@@ -82,22 +82,31 @@ export function requireServed(
   network: CniNetwork,
   assumed: readonly string[],
 ): void {
-  const isServed = (capability: string) =>
-    assumed.includes(capability) ||
-    network.plugins.some(({ capabilities }) => capabilities?.[capability] === true);
   const refuse = (field: string, value: unknown, capability: string) => {
     const why = `no plugin of network ${network.name} has the capability ${capability}`;
     throw new CribError("FailedPrecondition", `${field}: ${JSON.stringify(value)}: ${why}`);
   };
   const index = pod.portMappings.findIndex(({ hostPort }) => hostPort > 0);
-  if (index >= 0 && !isServed("portMappings")) {
+  if (index >= 0 && !isServed("portMappings", network.plugins, assumed)) {
     const field = `config.port_mappings[${index}].host_port`;
     refuse(field, pod.portMappings[index]?.hostPort, "portMappings");
   }
   const key = BANDWIDTH_ANNOTATIONS.find((name) => pod.annotations[name] !== undefined);
-  if (key !== undefined && !isServed("bandwidth")) {
+  if (key !== undefined && !isServed("bandwidth", network.plugins, assumed)) {
     refuse(`config.annotations["${key}"]`, pod.annotations[key], "bandwidth");
   }
+}
+
+/** Whether a plugin declares a capability, or the network is known to have it. */
+export function isServed(
+  capability: string,
+  plugins: readonly PluginConfig[],
+  assumed: readonly string[],
+): boolean {
+  return (
+    assumed.includes(capability) ||
+    plugins.some(({ capabilities }) => capabilities?.[capability] === true)
+  );
 }
 
 const DIRECTIONS = ["ingress", "egress"] as const;

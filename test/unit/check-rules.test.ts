@@ -58,6 +58,7 @@ const engines: EngineFacts = {
     binDirs: ["/opt/cni/bin"],
     problem: "",
     plugins: ["bridge", "portmap"],
+    mapsHostPorts: true,
   },
   iptables: "/usr/sbin/iptables",
   nft: "",
@@ -396,6 +397,14 @@ const engineCases: Case[] = [
     "CNI",
     /no CNI configuration/,
     /host-local.*\/opt\/cni\/bin.*\.conflist/,
+  ],
+  [
+    "a network that maps no host ports",
+    cni({ mapsHostPorts: false }),
+    "warn",
+    "host ports",
+    /pods with host ports are refused/,
+    /portMappings.*\/etc\/cni\/net\.d.*assumed_capabilities/,
   ],
   [
     "a plugin that is missing",

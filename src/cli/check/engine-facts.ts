@@ -5,6 +5,7 @@ import { join } from "node:path";
 import type { Config } from "../../config/config.ts";
 import { runCommand } from "../../linux/command.ts";
 import { systemdRunning } from "../../linux/systemd.ts";
+import { isServed } from "../../network/attachment.ts";
 import { ConfDir } from "../../network/conf-dir.ts";
 import { Plugins } from "../../network/plugin.ts";
 import { Readies } from "../../network/ready.ts";
@@ -71,7 +72,9 @@ async function readCni(config: Config): Promise<EngineFacts["cni"]> {
   const { conf_dir: confDir, bin_dirs: binDirs, timeout_seconds: seconds } = config.network;
   const directory = new ConfDir(confDir);
   const configured = directory.read();
-  const plugins = "list" in configured ? configured.list.plugins.map(({ type }) => type) : [];
+  const list = "list" in configured ? configured.list.plugins : [];
+  const plugins = list.map(({ type }) => type);
+  const mapsHostPorts = isServed("portMappings", list, config.network.assumed_capabilities);
   const readies = new Readies(directory, new Plugins(binDirs, seconds * 1000));
-  return { confDir, binDirs, plugins, problem: (await readies.status()).message };
+  return { confDir, binDirs, plugins, mapsHostPorts, problem: (await readies.status()).message };
 }

@@ -16,7 +16,14 @@ export interface EngineFacts {
   /** The handler of pods that name none: `runtime.default_handler`, or the first that works. */
   defaultHandler: string;
   cgroupDriver: { configured: "auto" | "systemd" | "cgroupfs"; systemd: boolean; bus: boolean };
-  cni: { confDir: string; binDirs: readonly string[]; problem: string; plugins: readonly string[] };
+  cni: {
+    confDir: string;
+    binDirs: readonly string[];
+    problem: string;
+    plugins: readonly string[];
+    /** By a plugin, or as the configuration says of the network. */
+    mapsHostPorts: boolean;
+  };
   /** Absolute paths; "" when it is not in PATH. */
   iptables: string;
   nft: string;
@@ -26,7 +33,7 @@ export interface EngineFacts {
 const USUAL_PLUGINS = ["bridge", "host-local", "loopback", "portmap"];
 
 export function checkEngines(facts: EngineFacts): Finding[] {
-  return [...checkHandlers(facts), checkDriver(facts), checkCni(facts), checkFirewall(facts)];
+  return [...checkHandlers(facts), checkDriver(facts), ...checkCni(facts), checkFirewall(facts)];
 }
 
 function checkHandlers({ handlers, defaultHandler }: EngineFacts): Finding[] {
@@ -83,18 +90,26 @@ function checkDriver({ cgroupDriver }: EngineFacts): Finding {
   return ok(check, "systemd");
 }
 
-function checkCni({ cni }: EngineFacts): Finding {
-  const { confDir, binDirs, problem, plugins } = cni;
-  if (problem === "") return ok("CNI", `${confDir}: ${plugins.join(", ")}`);
+function checkCni({ cni }: EngineFacts): Finding[] {
+  const { confDir, binDirs, problem, plugins, mapsHostPorts } = cni;
+  if (problem === "") {
+    const found = ok("CNI", `${confDir}: ${plugins.join(", ")}`);
+    if (mapsHostPorts) return [found];
+    const message = "no plugin has the capability portMappings: pods with host ports are refused";
+    const remedy =
+      `{"type": "portmap", "capabilities": {"portMappings": true}} in ${confDir}, or ` +
+      "network.assumed_capabilities if the network maps them without being told";
+    return [found, warn("host ports", message, remedy)];
+  }
   if (plugins.length > 0) {
     const remedy = `put the plugin there (apt install containernetworking-plugins), or correct ${confDir}`;
-    return fail("CNI", problem, remedy);
+    return [fail("CNI", problem, remedy)];
   }
   const where = binDirs.join(" or ");
   const remedy =
     `put plugins (${USUAL_PLUGINS.join(", ")}) in ${where} and a .conflist in ${confDir}; a network ` +
     "add-on of the cluster may bring both";
-  return fail("CNI", problem, remedy);
+  return [fail("CNI", problem, remedy)];
 }
 
 function checkFirewall({ iptables, nft, cni }: EngineFacts): Finding {
