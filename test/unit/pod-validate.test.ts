@@ -6,6 +6,7 @@ import type { Core } from "../../src/container/core.ts";
 import { logPathOf } from "../../src/container/paths.ts";
 import type { DeepPartial } from "../../src/gen/runtime/v1/common_pb.ts";
 import { DNSConfig, PodSandboxConfig } from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
+import { NamespaceMode } from "../../src/gen/runtime/v1/security_pb.ts";
 import { resolvConf } from "../../src/pod/files.ts";
 import { dottedSysctl, namespaceModes, validatePod } from "../../src/pod/validate.ts";
 
@@ -93,6 +94,35 @@ test.each([
   ["namespace_options.ipc", { linux: { securityContext: { namespaceOptions: { ipc: 1 } } } }],
 ] as Array<[string, Init]>)("%s is checked and named", (field, changes) => {
   expect(() => validate(changes)).toThrow(field);
+});
+
+/** As pkg/kubelet/kuberuntime of 1.34 to 1.37 makes it; a pod with host network has no host name. */
+const kubelets = (network: NamespaceMode): Init => ({
+  hostname: network === NamespaceMode.NODE ? "" : "web",
+  logDirectory: "/var/log/pods/ns_n_u",
+  dnsConfig: { servers: ["10.96.0.10"], searches: ["ns.svc.cluster.local"], options: ["ndots:5"] },
+  portMappings: [web(80, network === NamespaceMode.NODE ? 80 : 8080)],
+  labels: { "io.kubernetes.pod.name": "n" },
+  annotations: { "kubernetes.io/config.source": "file", "io.kubernetes.cri-o.umask": "0027" },
+  linux: {
+    cgroupParent: "/kubepods/burstable/podu",
+    securityContext: {
+      namespaceOptions: { network, pid: 1, usernsOptions: { mode: NamespaceMode.NODE } },
+      runAsUser: { value: 1000n },
+      runAsGroup: { value: 1000n },
+      supplementalGroups: [2000n],
+      supplementalGroupsPolicy: 1,
+      selinuxOptions: { level: "s0:c1,c2" },
+      seccomp: { profileType: 0 },
+    },
+    overhead: {},
+    resources: { cpuPeriod: 100_000n, cpuShares: 2n, memoryLimitInBytes: 1n << 30n },
+  },
+});
+
+test("what a kubelet sends of ordinary pods is refused nowhere, though not all of it has an effect", () => {
+  expect(() => validate(kubelets(NamespaceMode.POD))).not.toThrow();
+  expect(() => validate(kubelets(NamespaceMode.NODE))).not.toThrow();
 });
 
 test("a pod shares what its options say, and has its own of the rest", () => {
