@@ -8,22 +8,22 @@ import { join } from "node:path";
 import * as v from "valibot";
 import { CribError } from "../error.ts";
 import { readRegularFile } from "../linux/regular-file.ts";
+import { goStruct, stringMap, text } from "./go-json.ts";
 import { ifThere } from "./if-there.ts";
 
-const text = v.optional(v.nullable(v.string()), "");
-const entrySchema = v.object({
+const entrySchema = goStruct({
   auth: text,
   username: text,
   password: text,
   identitytoken: text,
   registrytoken: text,
 });
-const fileSchema = v.object({
-  auths: v.optional(v.nullable(v.record(v.string(), entrySchema))),
-  credHelpers: v.optional(v.nullable(v.record(v.string(), v.string()))),
+const entriesSchema = v.record(v.string(), v.nullish(entrySchema, {}));
+const fileSchema = goStruct({
+  auths: v.nullish(entriesSchema, {}),
+  credHelpers: stringMap,
   credsStore: text,
 });
-const legacySchema = v.record(v.string(), entrySchema);
 
 type File = v.InferOutput<typeof fileSchema>;
 
@@ -102,8 +102,8 @@ export function findStoredAuth(
 function parseAuthFile(bytes: string, path: string, legacy: boolean): File {
   const schema = legacy
     ? v.pipe(
-        legacySchema,
-        v.transform((auths): File => ({ auths, credHelpers: undefined, credsStore: "" })),
+        entriesSchema,
+        v.transform((auths): File => ({ auths, credHelpers: {}, credsStore: "" })),
       )
     : fileSchema;
   const result = v.safeParse(v.pipe(v.string(), v.parseJson(), schema), bytes);
@@ -126,7 +126,7 @@ function lookUp(file: File, name: string, path: string, legacy: boolean): Stored
     if (found !== undefined) return found;
   }
   const registry = hubAsOne(keys.at(-1) ?? "");
-  for (const [key, entry] of Object.entries(auths ?? {})) {
+  for (const [key, entry] of Object.entries(auths)) {
     if (!key.replace(/^https?:\/\//, "").includes("/") || /^https?:\/\//.test(key)) {
       const found = hostOf(key) === registry ? toEntry(entry) : undefined;
       if (found !== undefined) return found;
@@ -143,8 +143,8 @@ function keysOf(name: string): string[] {
   return parts.map((_, index) => parts.slice(0, parts.length - index).join("/"));
 }
 
-function own<T>(table: Record<string, T> | null | undefined, key: string): T | undefined {
-  return table && Object.hasOwn(table, key) ? table[key] : undefined;
+function own<T>(table: Record<string, T>, key: string): T | undefined {
+  return Object.hasOwn(table, key) ? table[key] : undefined;
 }
 
 /** "https://host/v1/" → "host", as `docker login` writes keys. */
@@ -159,10 +159,10 @@ function toEntry(entry: v.InferOutput<typeof entrySchema> | undefined): StoredAu
   if (!username && !auth && !identitytoken && !registrytoken) return undefined;
   return {
     kind: "entry",
-    username: username ?? "",
-    password: password ?? "",
-    auth: auth ?? "",
-    identityToken: identitytoken ?? "",
-    registryToken: registrytoken ?? "",
+    username,
+    password,
+    auth,
+    identityToken: identitytoken,
+    registryToken: registrytoken,
   };
 }

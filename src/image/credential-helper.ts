@@ -1,5 +1,6 @@
 /** Docker credential helpers: programs named docker-credential-NAME that know passwords. */
 import * as v from "valibot";
+import { goStruct, text } from "../config/go-json.ts";
 import { CribError } from "../error.ts";
 import { runCommand } from "../linux/command.ts";
 import { codeOf } from "../linux/errno.ts";
@@ -10,7 +11,7 @@ const DEADLINE_MS = 15_000;
 const OUTPUT_LIMIT_BYTES = 64 * 1024;
 const NAME = /^[A-Za-z0-9][A-Za-z0-9._-]*$/;
 
-const answerSchema = v.object({ Username: v.string(), Secret: v.string() });
+const answerSchema = goStruct({ Username: text, Secret: text });
 
 /**
  * Runs `docker-credential-HELPER get`; undefined when it knows nothing about the server.

@@ -3,7 +3,7 @@ import type { Source } from "../config/registries-conf.ts";
 import { CribError } from "../error.ts";
 import type { Bandwidth } from "./bandwidth.ts";
 import type { BlobSource } from "./blob.ts";
-import { parseChallenges } from "./challenge.ts";
+import { type Challenge, parseChallenges } from "./challenge.ts";
 import { basicAuthorization, type Credentials } from "./credentials.ts";
 import {
   type HttpResponse,
@@ -45,6 +45,8 @@ export class RegistryClient {
   readonly #options: RegistryOptions;
   /** Of this registry's own name only, whatever its port: not of hosts that it sends its callers to. */
   readonly #insecure: (host: string) => boolean;
+  /** What other registries gave without credentials when this one sent its callers there, by origin. */
+  readonly #anonymous = new Map<string, string>();
   #base: string | undefined;
   #authorization: string | undefined;
   #renewal: Promise<string> | undefined;
@@ -143,16 +145,29 @@ export class RegistryClient {
     throw reason;
   }
 
-  /** Follows redirects; what authorises goes to the registry's own origin only. */
+  /**
+   * Follows redirects; what authorises goes to the registry's own origin only. Another registry on the way
+   * may want a token of its own: it is asked for one for nobody in particular.
+   */
   async #follow(start: string, headers: Record<string, string>): Promise<HttpResponse> {
-    const origin = new URL(start).origin;
+    const { origin } = new URL(start);
+    const answered = new Set([origin]);
     let url = start;
     for (let hop = 0; hop <= REDIRECT_LIMIT; hop++) {
-      const own = new URL(url).origin === origin && this.#authorization !== undefined;
+      const at = new URL(url).origin;
+      const authorization = at === origin ? this.#authorization : this.#anonymous.get(at);
       const response = await this.#send(
         url,
-        own ? { ...headers, Authorization: this.#authorization ?? "" } : headers,
+        authorization === undefined ? headers : { ...headers, Authorization: authorization },
       );
+      if (response.status === 401 && !answered.has(at)) {
+        const bearer = bearerOf(response);
+        if (bearer === undefined) return response;
+        response.discard();
+        answered.add(at);
+        this.#anonymous.set(at, await this.#tokenFor(bearer, repositoryIn(url), undefined));
+        continue;
+      }
       if (!REDIRECTS.includes(response.status)) return response;
       response.discard();
       url = redirectTarget(response, this.#insecure, this.name);
@@ -161,6 +176,19 @@ export class RegistryClient {
       "FailedPrecondition",
       `${this.name}: more than ${REDIRECT_LIMIT} redirects`,
     );
+  }
+
+  #tokenFor(
+    bearer: Challenge,
+    repository: string | undefined,
+    credentials: Credentials | undefined,
+  ): Promise<string> {
+    return fetchToken(bearer, {
+      repository: repository ?? this.source.repository,
+      credentials,
+      http: this.#http(),
+      plainAllowed: this.#insecure,
+    });
   }
 
   #send(url: string, headers: Record<string, string>): Promise<HttpResponse> {
@@ -173,23 +201,16 @@ export class RegistryClient {
   }
 
   async #authorize(response: HttpResponse): Promise<string> {
-    const { source } = this.#options;
     this.#credentials ??= this.#options.credentials();
     const credentials = await this.#credentials;
-    const challenges = parseChallenges(response.headers.get("www-authenticate") ?? "");
-    const bearer = challenges.find(({ scheme }) => scheme === "bearer");
+    const bearer = bearerOf(response);
     if (credentials?.registryToken) {
       const authorization = `Bearer ${credentials.registryToken}`;
       if (authorization !== this.#authorization) return authorization;
     } else if (bearer !== undefined) {
-      return fetchToken(bearer, {
-        repository: source.repository,
-        credentials,
-        http: this.#http(),
-        plainAllowed: this.#insecure,
-      });
+      return this.#tokenFor(bearer, undefined, credentials);
     }
-    const basic = challenges.some(({ scheme }) => scheme === "basic");
+    const basic = challengesOf(response).some(({ scheme }) => scheme === "basic");
     if (basic && credentials !== undefined && credentials.username !== "") {
       return basicAuthorization(credentials);
     }
@@ -211,6 +232,19 @@ export class RegistryClient {
     if (status === 416) throw new CribError("DataLoss", message);
     throw new CribError("FailedPrecondition", message);
   }
+}
+
+function challengesOf({ headers }: HttpResponse): Challenge[] {
+  return parseChallenges(headers.get("www-authenticate") ?? "");
+}
+
+function bearerOf(response: HttpResponse): Challenge | undefined {
+  return challengesOf(response).find(({ scheme }) => scheme === "bearer");
+}
+
+/** "a/b" in "https://host/v2/a/b/blobs/DIGEST". */
+function repositoryIn(url: string): string | undefined {
+  return /^\/v2\/(.+)\/(?:manifests|blobs)\//.exec(new URL(url).pathname)?.[1];
 }
 
 /** What the registry says of its error (`{"errors": [{"code", "message"}]}`), made printable. */

@@ -1,7 +1,9 @@
 /** Finds an image's signatures: beside the registry (lookaside), or in it (cosign's attachments). */
 import * as v from "valibot";
+import { goStruct, stringMap, text } from "../config/go-json.ts";
 import { ifThere } from "../config/if-there.ts";
 import type { SignatureStorage } from "../config/registries-d.ts";
+import { parseStrictJson } from "../config/strict-json.ts";
 import { CribError, messageOf } from "../error.ts";
 import { readRegularFile } from "../linux/regular-file.ts";
 import { readBlob, retry } from "./blob.ts";
@@ -25,14 +27,17 @@ const CERTIFICATE = "dev.sigstore.cosign/certificate";
 const CHAIN = "dev.sigstore.cosign/chain";
 const BUNDLE = "dev.sigstore.cosign/bundle";
 
-const attachmentSchema = v.object({
-  layers: v.array(
-    v.object({
-      mediaType: v.string(),
-      digest: v.pipe(v.string(), v.regex(/^sha256:[0-9a-f]{64}$/)),
-      size: v.pipe(v.number(), v.safeInteger(), v.minValue(0)),
-      annotations: v.optional(v.record(v.string(), v.string()), {}),
-    }),
+const attachmentSchema = goStruct({
+  layers: v.nullish(
+    v.array(
+      goStruct({
+        mediaType: text,
+        digest: v.pipe(v.string(), v.regex(/^sha256:[0-9a-f]{64}$/)),
+        size: v.pipe(v.number(), v.safeInteger(), v.minValue(0)),
+        annotations: stringMap,
+      }),
+    ),
+    [],
   ),
 });
 
@@ -122,11 +127,7 @@ async function fromAttachments(
     if (error instanceof CribError && error.code === "NotFound") return;
     throw error;
   }
-  const json = v.safeParse(v.pipe(v.string(), v.parseJson(), attachmentSchema), bytes.toString());
-  if (!json.success) {
-    throw new CribError("FailedPrecondition", `${what}: it is no manifest of signatures`);
-  }
-  for (const layer of json.output.layers) {
+  for (const layer of readAttachments(bytes, what)) {
     const { annotations } = layer;
     const signature = annotations[SIGNATURE];
     if (layer.mediaType !== COSIGN_TYPE || signature === undefined) continue;
@@ -143,5 +144,14 @@ async function fromAttachments(
       },
       what,
     );
+  }
+}
+
+function readAttachments(bytes: Buffer, what: string) {
+  try {
+    return v.parse(attachmentSchema, parseStrictJson(bytes.toString())).layers;
+  } catch (error) {
+    const why = `it is no manifest of signatures: ${messageOf(error).slice(0, 200)}`;
+    throw new CribError("FailedPrecondition", `${what}: ${why}`);
   }
 }

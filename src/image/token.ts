@@ -1,5 +1,6 @@
 /** Bearer tokens (distribution's token specification, and its OAuth2 form for identity tokens). */
 import * as v from "valibot";
+import { goStruct, text } from "../config/go-json.ts";
 import { CribError } from "../error.ts";
 import type { Challenge } from "./challenge.ts";
 import { basicAuthorization, type Credentials } from "./credentials.ts";
@@ -14,10 +15,8 @@ import {
 
 const RESPONSE_LIMIT_BYTES = 256 * 1024;
 
-const tokenResponse = v.object({
-  token: v.optional(v.string(), ""),
-  access_token: v.optional(v.string(), ""),
-});
+/** Which of the two has it differs. When it expires is not looked at: the registry asks again. */
+const tokenResponse = goStruct({ token: text, access_token: text });
 
 /**
  * Asks the token server that a Bearer challenge names for the right to pull `repository`.
@@ -44,13 +43,14 @@ export async function fetchToken(
 }
 
 function readRealm(challenge: Challenge, plainAllowed: (host: string) => boolean): URL {
-  const text = challenge.parameters.get("realm") ?? "";
-  const realm = URL.canParse(text) ? new URL(text) : undefined;
+  const written = challenge.parameters.get("realm") ?? "";
+  const realm = URL.canParse(written) ? new URL(written) : undefined;
   const plain = realm?.protocol === "http:" && plainAllowed(realm.host);
+  // The peers take http as well; but then who listens has the password.
   if (realm === undefined || !(realm.protocol === "https:" || plain)) {
     throw new CribError(
       "FailedPrecondition",
-      `the registry's token server ${JSON.stringify(text.slice(0, 200))} is no https address`,
+      `the registry's token server ${JSON.stringify(written.slice(0, 200))} is no https address`,
     );
   }
   return realm;

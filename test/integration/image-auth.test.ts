@@ -138,6 +138,19 @@ test("a registry token is sent as it is", async () => {
 });
 
 test.each([
+  ["a token and null", { token: "good", access_token: null }],
+  ["null and an access token", { token: null, access_token: "good", expires_in: null }],
+  [
+    "names in other letters and odd times",
+    { Access_Token: "good", expires_in: "never", issued_at: 1 },
+  ],
+])("a token server may give %s", async (_, answer) => {
+  await start();
+  askForTokens(() => Response.json(answer));
+  expect((await store.images.pull(name(), {})).id).toBe(pushed.id);
+});
+
+test.each([
   ["no token", () => Response.json({}), "holds no token"],
   ["no JSON", () => new Response("<html>"), "holds no token"],
   ["a token with a line break", () => Response.json({ token: "a\r\nX-Evil: 1" }), "holds no token"],
@@ -214,11 +227,69 @@ test("a host that the registry redirects to gets no credentials by asking for th
         code: "Unauthenticated",
       });
     }
-    expect(storage.requests.every((line) => line === "GET /storage")).toBe(true);
-    expect(storage.requests.length).toBeGreaterThan(0);
+    // Asked for a token for nobody, it gives none.
+    expect(new Set(storage.requests)).toEqual(new Set(["GET /storage", "GET /token"]));
     expect(authorizations(storage)).toEqual([]);
   } finally {
     await storage.stop();
+  }
+});
+
+test("a registry that the first one redirects to gives an anonymous token of its own", async () => {
+  await start({ htpasswd: HTPASSWD, authorization: BASIC });
+  const open = await startRegistry();
+  const second = startProxy(open.host);
+  try {
+    await pushImage(open, "copy:1", { layers: [[{ name: "a", data: "a" }]] });
+    const searches: string[] = [];
+    second.intercept = (request, url) => {
+      if (url.pathname === "/token") {
+        searches.push(url.search);
+        return Response.json({ Token: null, access_token: "second", expires_in: "60" });
+      }
+      if (request.headers.get("authorization") === "Bearer second") return undefined;
+      const challenge = `bearer REALM="http://${second.host}/token", service=two`;
+      return new Response("", { status: 401, headers: { "WWW-Authenticate": challenge } });
+    };
+    proxy.intercept = (request, url) =>
+      url.pathname.includes("/blobs/") && request.headers.get("authorization") === BASIC
+        ? Response.redirect(
+            `http://${second.host}${url.pathname.replace("/private/", "/copy/")}`,
+            307,
+          )
+        : undefined;
+    expect((await store.images.pull(name(), { auth: AUTH })).id).toBe(pushed.id);
+    expect(new Set(authorizations(second))).toEqual(new Set(["Bearer second"]));
+    expect(authorizations()).not.toContain("Bearer second");
+    expect(new Set(searches)).toEqual(new Set(["?service=two&scope=repository%3Acopy%3Apull"]));
+  } finally {
+    await second.stop();
+    await open.stop();
+  }
+});
+
+test("registries that send their callers from one to the other, each wanting a token, end", async () => {
+  await start();
+  const second = startProxy();
+  try {
+    const tokens = (own: string, other: string) => (request: Request, url: URL) => {
+      if (url.pathname === "/token") return Response.json({ token: own });
+      if (!url.pathname.includes("/blobs/")) return undefined;
+      if (request.headers.get("authorization") === `Bearer ${own}`) {
+        return Response.redirect(`http://${other}${url.pathname}`, 307);
+      }
+      const challenge = `Bearer realm="http://${url.host}/token"`;
+      return new Response("", { status: 401, headers: { "WWW-Authenticate": challenge } });
+    };
+    proxy.intercept = tokens("one", second.host);
+    second.intercept = tokens("two", proxy.host);
+    await expect(store.images.pull(name(), {})).rejects.toMatchObject({
+      code: "FailedPrecondition",
+      message: expect.stringContaining("more than 5 redirects"),
+    });
+    expect(authorizations(second)).not.toContain("Bearer one");
+  } finally {
+    await second.stop();
   }
 });
 

@@ -52,6 +52,18 @@ test("a helper of the registry counts before its entry, one for all registries a
   });
 });
 
+test("names of fields may be in any case, and null is nothing, as for the tools that write such files", () => {
+  const entry = { AUTH: "x", username: null, email: 3 };
+  expect(find({ Auths: { "a.io": entry, "b.io": null }, credStore: 1 }, "a.io/x")).toMatchObject({
+    auth: "x",
+    username: "",
+  });
+  expect(find({ auths: null, CREDHELPERS: { "a.io": "one" } }, "a.io/x")).toMatchObject({
+    helper: "one",
+  });
+  expect(find({ auths: null, credHelpers: null, credsStore: null }, "a.io/x")).toBeUndefined();
+});
+
 test("the old .dockercfg has registries at its top, and no namespaces", () => {
   const file = { "r.io": { auth: "x" }, "r.io/a": { auth: "y" } };
   expect(find(file, "r.io/a/b", true)).toMatchObject({ auth: "x" });
