@@ -2,6 +2,7 @@ import { mkdirSync } from "node:fs";
 import type { Server } from "node:net";
 import { type Config, loadConfig } from "../config/config.ts";
 import type { Core } from "../container/core.ts";
+import { OutputPool } from "../container/exec-output.ts";
 import { Exits } from "../container/exits.ts";
 import { type CriServer, criServer } from "../cri/server.ts";
 import { CribError, messageOf } from "../error.ts";
@@ -185,6 +186,7 @@ async function makeCore(config: Config): Promise<Core> {
     host: readHost(cgroups.controllers),
     monitors: new Map(),
     exits: new Exits(),
+    execOutput: new OutputPool(),
   };
   return core;
 }

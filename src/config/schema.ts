@@ -177,10 +177,11 @@ export const configSchema = v.strictObject({
       5,
     ),
     exec_output_limit_bytes: key(
-      "ExecSync keeps this much of stdout and stderr together; the rest is dropped. The kubelet takes\n" +
-        "answers of 16 MiB.",
+      "ExecSync keeps this much of stdout and stderr together; the rest is dropped, and the log tells of it.\n" +
+        "The kubelet takes answers of 16 MiB, and 10 KiB of a probe's. The answer being sent needs several\n" +
+        "times this in memory; there is one at a time of more than 256 KiB.",
       integer(1, 64 * MIB),
-      16 * MIB - 4096,
+      4 * MIB,
     ),
     log_limit_bytes_per_second: key(
       "Output of a container beyond this is dropped from its log, which says so and how much. 0 is no\n" +

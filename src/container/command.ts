@@ -1,14 +1,16 @@
-import { readFileSync, rmSync, writeFileSync } from "node:fs";
-import * as v from "valibot";
+import { rmSync } from "node:fs";
 import { CribError } from "../error.ts";
 import { quickenMoves } from "../linux/cgroup-moves.ts";
 import { childEnvironment } from "../linux/command.ts";
 import type { Monitor } from "../monitor/client.ts";
 import type { ExecRequest, ExecResult } from "../monitor/types.ts";
+import { orUndo } from "../observe/undo.ts";
 import { requireContainer } from "../state/find.ts";
 import type { ContainerRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
 import { containerPaths } from "./paths.ts";
+import { writeCommandFile } from "./process-file.ts";
+import { inState } from "./room.ts";
 
 /** A running container and the monitor that has its streams. */
 export interface Running {
@@ -35,20 +37,15 @@ export interface Command extends Running {
   discard(): void;
 }
 
-/** What is looked at of config.json: a command gets the container's process but for a few fields. */
-const ownSpec = v.object({
-  process: v.looseObject({ env: v.optional(v.array(v.string()), []) }),
-});
-
 let serial = 0;
 
 /** @throws CribError InvalidArgument, NotFound, FailedPrecondition. */
-export function prepareCommand(
+export async function prepareCommand(
   core: Core,
   containerId: string,
   command: readonly string[],
   { tty, timeoutMs }: { tty: boolean; timeoutMs: number },
-): Command {
+): Promise<Command> {
   const { container, monitor } = requireRunning(core, containerId);
   if (command.length === 0 || command[0] === "") {
     throw new CribError("InvalidArgument", "cmd is empty");
@@ -57,7 +54,8 @@ export function prepareCommand(
   const runtime = core.handlers.existing(pod?.handler ?? "");
   quickenMoves(core.cgroups);
   serial += 1;
-  const { bundle, spec } = containerPaths(core, container.id);
+  const paths = containerPaths(core, container.id);
+  const { bundle } = paths;
   const name = `exec-${process.pid}-${serial}`;
   const consoleSocket = `${name}.sock`;
   const files = {
@@ -66,10 +64,14 @@ export function prepareCommand(
     process: `${bundle}/${name}.json`,
     ...(tty && { console: consoleSocket }),
   };
-  const own = v.parse(ownSpec, JSON.parse(readFileSync(spec, "utf8"))).process;
-  const env = [...own.env, ...(tty ? terminalEnv(container) : [])];
-  const changed = { ...own, args: command, env, terminal: tty };
-  writeFileSync(files.process, JSON.stringify(changed), { mode: 0o600 });
+  const env = tty ? terminalEnv(container) : [];
+  await orUndo(
+    () =>
+      inState(core, () =>
+        writeCommandFile(paths, files.process, { args: command, env, terminal: tty }),
+      ),
+    async () => rmSync(files.process, { force: true }),
+  );
   return {
     container,
     monitor,

@@ -10,6 +10,7 @@ import type { Handlers } from "../runtime/handlers.ts";
 import type { Creations } from "../state/creations.ts";
 import type { Store } from "../state/store.ts";
 import type { ContainerStorage } from "../storage/container-storage.ts";
+import type { OutputPool } from "./exec-output.ts";
 import type { Exits } from "./exits.ts";
 
 /** What pods and containers are made with: one of each per daemon, put together by `crib serve`. */
@@ -28,4 +29,5 @@ export interface Core {
   /** The live monitor of each pod that has one. */
   readonly monitors: Map<string, Monitor>;
   readonly exits: Exits;
+  readonly execOutput: OutputPool;
 }

@@ -25,6 +25,7 @@ import { requireImage } from "./image-spec.ts";
 import { mountImages } from "./image-volumes.ts";
 import { containerPaths, lentPaths, logPathOf } from "./paths.ts";
 import { placementOf } from "./placement.ts";
+import { writeProcessFile } from "./process-file.ts";
 import { discardById, removeContainer } from "./remove.ts";
 import { inState } from "./room.ts";
 import { requireSamePod } from "./sandbox-config.ts";
@@ -262,8 +263,11 @@ async function writeSpec(
   });
   for (const warning of warnings) log().warn({ containerId: record.id }, warning);
   record.user = user;
-  const { spec: path } = containerPaths(core, record.id);
-  await inState(core, () => writeFileSync(path, JSON.stringify(spec), { mode: 0o600 }));
+  const paths = containerPaths(core, record.id);
+  await inState(core, () => {
+    writeFileSync(paths.spec, JSON.stringify(spec), { mode: 0o600 });
+    writeProcessFile(paths, spec);
+  });
 }
 
 /** Its name in the bundle. */

@@ -1,29 +1,14 @@
 import { CribError } from "../error.ts";
+import type { ExecOutput } from "../monitor/types.ts";
 import { prepareCommand } from "./command.ts";
 import type { Core } from "./core.ts";
+import { KeptOutput } from "./exec-output.ts";
 
+/** What a command has said and how it has ended. */
 export interface SyncResult {
-  stdout: Uint8Array;
-  stderr: Uint8Array;
+  /** To be closed when the answer is sent. */
+  output: KeptOutput;
   exitCode: number;
-}
-
-/** Output up to a cap; what comes after it is dropped, the process is not held up. */
-class CappedOutput {
-  readonly #chunks: Uint8Array[] = [];
-
-  /** Both streams of a command share the room: their sum must fit into one answer. */
-  constructor(readonly room: { bytes: number }) {}
-
-  add(chunk: Uint8Array): void {
-    const kept = chunk.subarray(0, this.room.bytes);
-    if (kept.length > 0) this.#chunks.push(kept.slice());
-    this.room.bytes -= kept.length;
-  }
-
-  bytes(): Uint8Array {
-    return Buffer.concat(this.#chunks);
-  }
 }
 
 /** What a timer takes: 24 days. */
@@ -51,16 +36,18 @@ export async function execSync(
   if (timeoutSeconds < 0) {
     throw new CribError("InvalidArgument", `timeout: ${timeoutSeconds} is negative`);
   }
-  const command = prepareCommand(core, request.containerId, request.command, {
+  const command = await prepareCommand(core, request.containerId, request.command, {
     tty: false,
     timeoutMs: Math.min(timeoutSeconds * 1000, LONGEST_TIMEOUT_MS),
   });
-  const room = { bytes: core.config.container.exec_output_limit_bytes };
-  const stdout = new CappedOutput(room);
-  const stderr = new CappedOutput(room);
-  const output = {
-    stdout: (chunk: Uint8Array) => stdout.add(chunk),
-    stderr: (chunk: Uint8Array) => stderr.add(chunk),
+  const kept = new KeptOutput(core.execOutput, {
+    limitBytes: core.config.container.exec_output_limit_bytes,
+    timeoutMs: timeoutSeconds * 1000,
+    command: name,
+  });
+  const output: ExecOutput = {
+    stdout: (chunk, hold) => kept.add(kept.stdout, chunk, hold),
+    stderr: (chunk, hold) => kept.add(kept.stderr, chunk, hold),
   };
   try {
     const result = await command.monitor.exec(command.request, output, signal);
@@ -71,8 +58,11 @@ export async function execSync(
       const text = `command ${name} timed out: killed after ${timeoutSeconds} s`;
       throw new CribError("DeadlineExceeded", text);
     }
-    const { exitCode } = command.check(result, Buffer.from(stderr.bytes()).toString());
-    return { stdout: stdout.bytes(), stderr: stderr.bytes(), exitCode };
+    const { exitCode } = command.check(result, Buffer.from(kept.stderr[0] ?? "").toString());
+    return { output: kept, exitCode };
+  } catch (error) {
+    kept.close();
+    throw error;
   } finally {
     command.discard();
   }

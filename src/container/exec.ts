@@ -13,7 +13,7 @@ export async function exec(core: Core, request: CommandRequest): Promise<Process
   requireStreams(request);
   const { tty, stdin, stdout, stderr } = request;
   const options = { tty, timeoutMs: 0 };
-  const command = prepareCommand(core, request.containerId, request.command, options);
+  const command = await prepareCommand(core, request.containerId, request.command, options);
   try {
     const wants = { stdin, stdout, stderr, tty };
     const live = await command.monitor.execLive(command.request, wants, command.consoleSocket);

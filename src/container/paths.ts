@@ -9,6 +9,7 @@ export function containerPaths(core: Pick<Core, "config">, id: string) {
   return {
     bundle,
     spec: `${bundle}/config.json`,
+    process: `${bundle}/process.json`,
     pidFile: `${bundle}/pid`,
     runtimeLog: `${bundle}/runtime.log`,
     /** Where its target's PID namespace is pinned while it is made. */

@@ -4,6 +4,8 @@ import {
   type MethodDefinition,
   Server,
   ServerCredentials,
+  ServerInterceptingCall,
+  type ServerInterceptor,
   type ServerUnaryCall,
   type sendUnaryData,
 } from "@grpc/grpc-js";
@@ -20,7 +22,13 @@ import { imageAdminRpcs } from "./image-admin.ts";
 import { imageRpcs } from "./images.ts";
 import { podSandboxRpcs } from "./pod-sandboxes.ts";
 import { runtimeRpcs } from "./runtime.ts";
-import { type CallContext, methodDefinition, type Service, type ServiceImpl } from "./service.ts";
+import {
+  type CallContext,
+  EncodedAnswer,
+  methodDefinition,
+  type Service,
+  type ServiceImpl,
+} from "./service.ts";
 import { containerStatsRpcs } from "./stats.ts";
 import { streamingRpcs } from "./streaming.ts";
 
@@ -31,6 +39,7 @@ import { streamingRpcs } from "./streaming.ts";
 const REQUEST_LIMIT_BYTES = 8 * 1024 * 1024;
 const ANSWER_LIMIT_BYTES = 16 * 1024 * 1024;
 /** Answered at once, also while pods are being recovered. */
+const EXEC_SYNC_PATH = `/${RuntimeServiceDefinition.fullName}/${RuntimeServiceDefinition.methods.execSync.name}`;
 const ALWAYS = new Set(["Version", "Status", "RuntimeConfig"]);
 
 /** The gRPC server of both CRI services; who listens hands it the connections. */
@@ -46,6 +55,7 @@ export function criServer(context: CriContext): CriServer {
     "grpc.max_receive_message_length": REQUEST_LIMIT_BYTES,
     "grpc.max_send_message_length": ANSWER_LIMIT_BYTES,
     "grpc.enable_channelz": 0,
+    interceptors: [tellSent],
   });
   const { recovered } = context;
   serve(server, recovered, RuntimeServiceDefinition, {
@@ -89,6 +99,27 @@ function serve<S extends Service>(
   server.addService(definitions, handlers);
 }
 
+function whenAborted(signal: AbortSignal, action: () => void): void {
+  if (signal.aborted) action();
+  else signal.addEventListener("abort", action, { once: true });
+}
+
+/** Tells an `EncodedAnswer` when the client has taken it: the status comes behind the last of its bytes. */
+const tellSent: ServerInterceptor = (method, call) => {
+  if (method.path !== EXEC_SYNC_PATH) return new ServerInterceptingCall(call);
+  let sent: unknown;
+  return new ServerInterceptingCall(call, {
+    sendMessage(message, next) {
+      sent = message;
+      next(message);
+    },
+    sendStatus(status, next) {
+      if (sent instanceof EncodedAnswer) sent.sent();
+      next(status);
+    },
+  });
+};
+
 /** A request id for every line of log, the RPC's name, duration and outcome; errors as gRPC's. */
 function unary(rpc: string, handler: Handler) {
   return (call: ServerUnaryCall<unknown, unknown>, answer: sendUnaryData<unknown>): void => {
@@ -99,6 +130,7 @@ function unary(rpc: string, handler: Handler) {
     void withLog({ requestId: randomBytes(6).toString("hex"), rpc }, async () => {
       try {
         const response = await handler(call.request, { signal: abort.signal });
+        if (response instanceof EncodedAnswer) whenAborted(abort.signal, response.sent);
         log().debug({ ms: ms() }, "answered");
         answer(null, response);
       } catch (error) {

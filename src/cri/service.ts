@@ -33,7 +33,27 @@ export interface CallContext {
   readonly signal: AbortSignal;
 }
 
-type Answer<M extends Method> = Part<M["responseType"]>;
+type Sent<M extends Method> = Part<M["responseType"]> | EncodedAnswer;
+
+/** An answer that is in its wire format already: one so large that it must not be copied without need. */
+export class EncodedAnswer {
+  #bytes: Buffer | undefined;
+
+  /** @param sent called once the client has taken it, or has gone. */
+  constructor(
+    bytes: Buffer,
+    readonly sent: () => void,
+  ) {
+    this.#bytes = bytes;
+  }
+
+  /** The bytes, which are not kept here any longer. */
+  take(): Buffer {
+    const bytes = this.#bytes ?? Buffer.alloc(0);
+    this.#bytes = undefined;
+    return bytes;
+  }
+}
 
 /** The names of a service's RPCs that answer once, as the stubs write them. */
 export type Unary<S extends Service> = {
@@ -45,7 +65,7 @@ export type ServiceImpl<S extends Service> = {
   readonly [K in Unary<S>]?: (
     request: Whole<S["methods"][K]["requestType"]>,
     context: CallContext,
-  ) => Answer<S["methods"][K]> | Promise<Answer<S["methods"][K]>>;
+  ) => Sent<S["methods"][K]> | Promise<Sent<S["methods"][K]>>;
 };
 
 /** How @grpc/grpc-js wants to know a method. */
@@ -55,6 +75,7 @@ export function methodDefinition(
 ): MethodDefinition<unknown, unknown> {
   const { name, requestType, responseType, responseStream } = method;
   const serialize = (codec: Codec) => (part: unknown) => {
+    if (part instanceof EncodedAnswer) return part.take();
     const bytes = codec.encode(codec.fromPartial(part)).finish();
     return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
   };

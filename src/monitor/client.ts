@@ -21,6 +21,7 @@ import {
   encodeExec,
   encodeForId,
   encodeHello,
+  encodeHold,
   encodeKill,
   encodeResize,
   type Hello,
@@ -36,8 +37,10 @@ import type {
   ContainerRecord,
   CreateRequest,
   CreateResult,
+  ExecOutput,
   ExecRequest,
   ExecResult,
+  Hold,
   Wants,
 } from "./types.ts";
 
@@ -174,25 +177,24 @@ export class Monitor {
   }
 
   /**
-   * Runs the runtime's `exec --detach`; the chunks are only valid during the call.
+   * Runs the runtime's `exec --detach`.
    *
    * @param signal aborted: the process is killed, and the result soon there.
    */
-  async exec(
-    r: ExecRequest,
-    output: { stdout(chunk: Uint8Array): void; stderr(chunk: Uint8Array): void },
-    signal?: AbortSignal,
-  ): Promise<ExecResult> {
+  async exec(r: ExecRequest, output: ExecOutput, signal?: AbortSignal): Promise<ExecResult> {
     const limitMs = r.timeoutMs === 0 ? 0 : r.timeoutMs + r.drainMs + MARGIN_MS;
     const { request, reply } = this.connection.call((request) => encodeExec(request, r), {
       limitMs,
       onPart: ({ type, payload }) => {
         if (type !== Answer.execOutput) return;
         const chunk = payload.subarray(1);
-        if (payload[0] === 2) output.stderr(chunk);
-        else output.stdout(chunk);
+        if (payload[0] === 2) output.stderr(chunk, hold);
+        else output.stdout(chunk, hold);
       },
     });
+    const hold: Hold = async (held) => {
+      await this.connection.call((number) => encodeHold(number, request, held)).reply;
+    };
     const cancel = () => this.send((number) => encodeCancel(number, request));
     signal?.addEventListener("abort", cancel);
     try {

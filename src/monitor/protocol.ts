@@ -35,6 +35,7 @@ export const Request = {
   cancel: 19,
   dial: 20,
   dialEnd: 21,
+  hold: 22,
 } as const;
 
 /** Types of what the monitor sends. */
@@ -173,6 +174,12 @@ export function encodeResize(
 
 export function encodeCancel(request: number, exec: number): Uint8Array {
   return new FrameWriter().u32("exec", exec).frame(Request.cancel, request);
+}
+
+/** `exec`: one whose output comes in frames. */
+export function encodeHold(request: number, exec: number, held: boolean): Uint8Array {
+  const writer = new FrameWriter().u32("exec", exec).u32("held", held ? 1 : 0);
+  return writer.frame(Request.hold, request);
 }
 
 export function encodeDial(

@@ -77,6 +77,15 @@ export interface ExecRequest {
   drainMs: number;
 }
 
+/** Asks the monitor not to read a command's output until it asks again; rejects where it cannot do that. */
+export type Hold = (held: boolean) => Promise<void>;
+
+/** Takes what a command writes; the chunks are only valid during the call. */
+export interface ExecOutput {
+  stdout(chunk: Uint8Array, hold: Hold): void;
+  stderr(chunk: Uint8Array, hold: Hold): void;
+}
+
 export interface ExecResult {
   exitCode: number;
   signal: number;

@@ -203,6 +203,7 @@ static void dispatch(const struct frame *frame) {
     case ATTACH: container_attach(&reader, frame->request); break;
     case RESIZE: container_resize(&reader, frame->request); break;
     case CANCEL: exec_cancel(&reader, frame->request); break;
+    case HOLD: exec_hold(&reader, frame->request); break;
     case DIAL: dial_start(&reader, frame->request); break;
     case DIAL_END: dial_end(&reader, frame->request); break;
     case SHUTDOWN:

@@ -126,6 +126,7 @@ static void doom(struct doomed *doomed, const struct exec *exec) {
 static void expire(struct exec *exec, struct doomed *doomed) {
   exec->timeout = 0;
   exec->timed_out = true;
+  exec->held = false; /* its end is not to be waited for */
   exec->code = 128 + 9, exec->signal = 9;
   exec->drain_until = now_ms() + exec->drain_ms;
   doom(doomed, exec);

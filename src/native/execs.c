@@ -170,9 +170,20 @@ static void pause_output(struct exec *exec) {
   exec->paused = true;
 }
 
+/* Those that are let go are resumed in this turn, if there is room. */
+void exec_hold(struct reader *reader, uint32_t request) {
+  struct exec *exec = find(read_u32(reader));
+  bool held = read_u32(reader) != 0;
+  if (exec != NULL && exec->wants == 0 && !exec->timed_out && !reader->bad) {
+    exec->held = held;
+    if (held && !exec->paused) pause_output(exec);
+  }
+  client_reply(HOLD, request);
+}
+
 void execs_resume(void) {
   for (struct exec *exec = execs; exec < execs_end; exec++) {
-    if (!exec->used || !exec->paused) continue;
+    if (!exec->used || !exec->paused || exec->held) continue;
     exec->paused = false;
     open_streams(exec);
   }

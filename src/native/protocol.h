@@ -64,6 +64,9 @@ enum frame_type {
   DIAL = 20,
   /* u32 stream of a DIAL that is connected; answered when the port says no more */
   DIAL_END = 21,
+  /* u32 the number of an EXEC with output in frames, u32 1: its output is not read until 0 comes, or it
+   * is killed */
+  HOLD = 22,
 
   /* HELLO: u16 version (the older of both), u16 zero, u32 pid, u32 pause pid (0: none), string pod id
    * CREATE: u32 exit status, u32 pid (0: not created), string error

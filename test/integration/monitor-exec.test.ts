@@ -27,6 +27,9 @@ function costsOf(pid: number): { ticks: number; waits: number } {
   return { ticks: Number(stat[11]) + Number(stat[12]), waits: Number(waits) };
 }
 
+/** What seq says, 8 MB. */
+const numbers = `${Array.from({ length: 1_100_000 }, (_, i) => i + 1).join("\n")}\n`;
+
 const descriptors = () => readdirSync(`/proc/${pod.monitor.pid}/fd`).length;
 
 test("output, exit code and streams come back", async () => {
@@ -56,12 +59,42 @@ test("a program that does not exist is the runtime's failure, with its words", a
   expect(result.stderr).toContain("no such file or directory");
 });
 
+test("a command that is held up waits with its output, and others do not; let go, all of it comes", async () => {
+  let holding: Promise<void> | undefined;
+  let letGo = async () => {};
+  let pieces = 0;
+  const held = pod.exec(id, ["seq", "1", "1100000"], {
+    onOutput(hold) {
+      pieces += 1;
+      holding ??= hold(true);
+      letGo = () => hold(false);
+    },
+  });
+  await until("it speaks", () => pieces > 0);
+  await holding;
+  const before = pieces;
+  expect((await pod.exec(id, ["echo", "another"])).stdout).toBe("another\n");
+  expect(pieces).toBe(before);
+  await letGo();
+  const { stdout, exitCode } = await held;
+  expect(exitCode).toBe(0);
+  expect(stdout === numbers).toBe(true);
+});
+
+test("a command that is held up is killed at its deadline, and that is told at once", async () => {
+  const result = await pod.exec(id, ["yes"], {
+    timeoutMs: 1000,
+    drainMs: 1_000_000,
+    onOutput: (hold) => void hold(true),
+  });
+  expect(result).toMatchObject({ timedOut: true, exitCode: 137 });
+});
+
 test("8 MB of output arrive whole", async () => {
   const result = await pod.exec(id, ["seq", "1", "1100000"]);
   expect(result.exitCode).toBe(0);
-  const expected = `${Array.from({ length: 1_100_000 }, (_, i) => i + 1).join("\n")}\n`;
-  expect(result.stdout.length).toBe(expected.length);
-  expect(result.stdout === expected).toBe(true);
+  expect(result.stdout.length).toBe(numbers.length);
+  expect(result.stdout === numbers).toBe(true);
 });
 
 test("a timeout kills the process and what it started", async () => {

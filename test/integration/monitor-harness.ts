@@ -24,6 +24,7 @@ import type {
   CreateRequest,
   ExecRequest,
   ExecResult,
+  Hold,
   Wants,
 } from "../../src/monitor/types.ts";
 
@@ -222,14 +223,21 @@ export class TestPod {
       timeoutMs = 0,
       drainMs = 500,
       signal,
-    }: { timeoutMs?: number; drainMs?: number; signal?: AbortSignal } = {},
+      onOutput = () => undefined,
+    }: {
+      timeoutMs?: number;
+      drainMs?: number;
+      signal?: AbortSignal;
+      onOutput?: (hold: Hold) => void;
+    } = {},
   ): Promise<ExecResult & { stdout: string; stderr: string }> {
     const stdout: Uint8Array[] = [];
     const stderr: Uint8Array[] = [];
-    const output = {
-      stdout: (chunk: Uint8Array) => stdout.push(chunk.slice()),
-      stderr: (chunk: Uint8Array) => stderr.push(chunk.slice()),
+    const take = (chunks: Uint8Array[]) => (chunk: Uint8Array, hold: Hold) => {
+      chunks.push(chunk.slice());
+      onOutput(hold);
     };
+    const output = { stdout: take(stdout), stderr: take(stderr) };
     const request = this.execRequest(id, args, { timeoutMs, drainMs });
     const result = await this.monitor.exec(request, output, signal);
     const text = (chunks: Uint8Array[]) => Buffer.concat(chunks).toString();
