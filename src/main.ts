@@ -161,6 +161,16 @@ program
   });
 
 program
+  .command("inherit-directories", { hidden: true })
+  .description("give a layer's directories what those below it have; the daemon runs this")
+  .allowUnknownOption()
+  .allowExcessArguments()
+  .action(async () => {
+    const { inherit } = await import("./cli/inherit-directories.ts");
+    inherit(process.argv.slice(process.argv.indexOf("inherit-directories") + 1));
+  });
+
+program
   .command("disk-usage", { hidden: true })
   .description("measure a directory tree; the daemon runs this")
   .argument("<directory>")

@@ -2,7 +2,7 @@
 import { createHash, randomUUID } from "node:crypto";
 import type { Config } from "../config/config.ts";
 import { CribError } from "../error.ts";
-import type { Layer, LayerStore } from "../storage/layers.ts";
+import type { LayerStore } from "../storage/layers.ts";
 import type { BlobSource } from "./blob.ts";
 import type { Image, ImageSource, ImageStore } from "./image-store.ts";
 import { LayerPuller, type WantedLayer } from "./layer-puller.ts";
@@ -95,12 +95,11 @@ export class ImageBuilder {
 
   /** See `LayerPuller.replace`. */
   replaceLayer(
-    { chainId, diffId }: Layer,
-    descriptor: Descriptor,
+    layer: WantedLayer,
     blobs: readonly BlobSource[],
     signal: AbortSignal,
   ): Promise<void> {
-    return this.#puller.replace({ chainId, diffId, descriptor }, blobs, signal);
+    return this.#puller.replace(layer, blobs, signal);
   }
 
   /** All layers, or none: the first failure ends the others. */
@@ -136,12 +135,14 @@ function refuseTooLarge({ digest, size }: Descriptor, maxBytes: number): void {
 /** Pairs layers with diffIDs and computes chainIDs (OCI image specification, "Layer ChainID"). */
 function wantedLayers({ manifest, diffIds }: ResolvedImage): WantedLayer[] {
   let chainId = "";
+  let below: readonly string[] = [];
   return manifest.layers.map((descriptor, index) => {
     const diffId = diffIds[index] ?? "";
+    if (chainId !== "") below = [chainId, ...below];
     chainId =
       index === 0
         ? diffId
         : `sha256:${createHash("sha256").update(`${chainId} ${diffId}`).digest("hex")}`;
-    return { chainId, diffId, descriptor };
+    return { chainId, diffId, descriptor, below };
   });
 }

@@ -1,10 +1,12 @@
 /** Brings layers into the store: each one once, a few at a time. */
+import { EventEmitter, once } from "node:events";
 import { availableParallelism } from "node:os";
 import { CribError } from "../error.ts";
 import { log } from "../observe/log.ts";
 import type { Layer, LayerStore } from "../storage/layers.ts";
 import type { Usage } from "../storage/usage.ts";
 import { type BlobSource, streamBlob } from "./blob.ts";
+import { inheritInChild, type Unmentioned } from "./directory-inheritor.ts";
 import { throwIfAborted } from "./http.ts";
 import type { Descriptor } from "./manifest.ts";
 import type { Progress } from "./progress.ts";
@@ -20,6 +22,14 @@ export interface WantedLayer {
   chainId: string;
   diffId: string;
   descriptor: Descriptor;
+  /** The chainIDs of the layers below it, the nearest first. */
+  below: readonly string[];
+}
+
+/** In its directory, but not in the store yet. */
+interface UnpackedLayer {
+  layer: Layer;
+  unmentioned: Unmentioned;
 }
 
 export interface LayerPullerOptions {
@@ -39,6 +49,8 @@ export class LayerPuller {
   readonly #downloads = new SharedWork<string, void>();
   readonly #slots: Semaphore;
   readonly #windows = new WindowTurns();
+  /** Tells chainIDs of layers that have come into the store. */
+  readonly #arrivals = new EventEmitter().setMaxListeners(0);
 
   constructor(options: LayerPullerOptions) {
     this.#options = options;
@@ -57,11 +69,17 @@ export class LayerPuller {
     clients: readonly BlobSource[],
     signal: AbortSignal,
   ): Promise<void> {
-    while (!this.#options.store.hold(holder, layer.chainId)) {
+    const { store } = this.#options;
+    while (!store.hold(holder, layer.chainId)) {
       const joined = this.#downloads.has(layer.chainId);
       try {
         await this.#downloads.join(layer.chainId, holder, signal, (jobSignal, holders) =>
-          this.#slots.run(jobSignal, () => this.#fetch(layer, clients, jobSignal, holders)),
+          this.#bring(layer, clients, jobSignal, async (made) => {
+            for (const below of layer.below) await this.#arrival(below, jobSignal);
+            await this.#inherit(layer, made, jobSignal);
+            store.commit(made.layer, holders);
+            this.#arrivals.emit(layer.chainId);
+          }),
         );
       } catch (error) {
         throwIfAborted(signal);
@@ -70,16 +88,58 @@ export class LayerPuller {
     }
   }
 
+  /**
+   * Gets a layer that is there again, and puts it in the place of what is there.
+   *
+   * @throws CribError as `ensure` does; FailedPrecondition: one below it is not there. Then everything is
+   *   as before.
+   */
+  async replace(
+    layer: WantedLayer,
+    clients: readonly BlobSource[],
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { store } = this.#options;
+    const missing = layer.below.find((chainId) => !store.has(chainId));
+    if (missing !== undefined) {
+      throw new CribError(
+        "FailedPrecondition",
+        `layer ${missing}, below it, has to be there first`,
+      );
+    }
+    await this.#bring(layer, clients, signal, async (made) => {
+      await this.#inherit(layer, made, signal);
+      await store.replace(made.layer);
+    });
+  }
+
+  /** Unpacks a layer into a directory, which `use` makes a layer of the store; nothing is left when it fails. */
+  async #bring(
+    wanted: WantedLayer,
+    clients: readonly BlobSource[],
+    signal: AbortSignal,
+    use: (made: UnpackedLayer) => Promise<void>,
+  ): Promise<void> {
+    const { store } = this.#options;
+    const made = await this.#slots.run(signal, () => this.#fetch(wanted, clients, signal));
+    try {
+      // Outside of the slot: a layer below may need it.
+      await use(made);
+    } catch (error) {
+      await store.discard(made.layer.directory);
+      throw error;
+    }
+  }
+
   /** Damaged bytes of one registry (or mirror) are asked of the next. */
   async #fetch(
     layer: WantedLayer,
     clients: readonly BlobSource[],
     signal: AbortSignal,
-    holders: ReadonlySet<string>,
-  ): Promise<void> {
+  ): Promise<UnpackedLayer> {
     for (let first = 0; ; first++) {
       try {
-        return await this.#fetchOnce(layer, clients.slice(first), signal, holders);
+        return await this.#unpack(layer, clients.slice(first), signal);
       } catch (error) {
         const damaged = error instanceof CribError && error.code === "DataLoss";
         if (!damaged || first + 1 >= clients.length) throw error;
@@ -88,40 +148,12 @@ export class LayerPuller {
     }
   }
 
-  /**
-   * Gets a layer that is there again, and puts it in the place of what is there.
-   *
-   * @throws CribError as `ensure` does; then everything is as before.
-   */
-  async replace(
-    layer: WantedLayer,
-    clients: readonly BlobSource[],
-    signal: AbortSignal,
-  ): Promise<void> {
-    const { store } = this.#options;
-    await this.#slots.run(signal, () =>
-      this.#unpack(layer, clients, signal, (unpacked) => store.replace(unpacked)),
-    );
-  }
-
-  #fetchOnce(
-    layer: WantedLayer,
-    clients: readonly BlobSource[],
-    signal: AbortSignal,
-    holders: ReadonlySet<string>,
-  ): Promise<void> {
-    const { store } = this.#options;
-    return this.#unpack(layer, clients, signal, async (made) => store.commit(made, holders));
-  }
-
   async #unpack(
-    layer: WantedLayer,
+    { chainId, diffId, descriptor }: WantedLayer,
     clients: readonly BlobSource[],
     signal: AbortSignal,
-    commit: (layer: Layer) => Promise<void>,
-  ): Promise<void> {
+  ): Promise<UnpackedLayer> {
     const { store, executable, maxBytes, maxEntries, noProgressMs, progress } = this.#options;
-    const { chainId, diffId, descriptor } = layer;
     const what = `layer ${descriptor.digest}`;
     const name = store.stage();
     try {
@@ -131,7 +163,7 @@ export class LayerPuller {
       const onUsage = (usage: Usage) => store.grow(name, usage);
       const limits = { maxBytes, maxEntries, noProgressMs };
       const unpack = { executable, directory, indexFile, ...limits, onUsage, what };
-      await progress.download(chainId, async (count) => {
+      return await progress.download(chainId, async (count) => {
         const done = await this.#windows.run(count(blob), what, signal, (bytes) =>
           unpackLayer(bytes, unpack, signal),
         );
@@ -143,11 +175,39 @@ export class LayerPuller {
         }
         throwIfAborted(signal);
         const { bytes, inodes } = done;
-        await commit({ chainId, diffId, directory: name, bytes, inodes });
+        return { layer: { chainId, diffId, directory: name, bytes, inodes }, unmentioned: done };
       });
     } catch (error) {
       await store.discard(name);
       throw error;
     }
+  }
+
+  /** Until the layer is in the store: who wants a layer wants those below it too, and brings them. */
+  async #arrival(chainId: string, signal: AbortSignal): Promise<void> {
+    const { store } = this.#options;
+    try {
+      while (!store.has(chainId)) await once(this.#arrivals, chainId, { signal });
+    } catch (error) {
+      throwIfAborted(signal);
+      throw error;
+    }
+  }
+
+  async #inherit(
+    { below, descriptor }: WantedLayer,
+    { layer, unmentioned }: UnpackedLayer,
+    signal: AbortSignal,
+  ): Promise<void> {
+    const { store, executable } = this.#options;
+    const directories = below.flatMap((chainId) => store.get(chainId)?.directory ?? []);
+    const options = {
+      layer: store.path(layer.directory),
+      indexFile: store.indexFile(layer.directory),
+      below: directories.map((name) => store.path(name)),
+      executable,
+      what: `layer ${descriptor.digest}`,
+    };
+    await inheritInChild(unmentioned, options, signal);
   }
 }

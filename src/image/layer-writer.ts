@@ -21,7 +21,7 @@ import { messageOf } from "../error.ts";
 import { codeOf } from "../linux/errno.ts";
 import { deviceNumber, mknod, setTimes, setXattr } from "../linux/file.ts";
 import { SyscallError } from "../linux/libc.ts";
-import { type IndexRecord, indexLine, xattrLine } from "../storage/layer-index.ts";
+import { type IndexRecord, indexLine, OPAQUE_XATTR, xattrLine } from "../storage/layer-index.ts";
 import { DirectoryList } from "./directory-list.ts";
 import { setXattrs, withoutReserved, xattrsThere } from "./entry-xattrs.ts";
 import { FileWriter } from "./file-writer.ts";
@@ -36,6 +36,7 @@ import {
 } from "./layer-path.ts";
 import type { TarEntry, TarSink } from "./tar.ts";
 import { LimitError, TarError } from "./tar-error.ts";
+import type { UnpackReport } from "./unpack-report.ts";
 import { Warnings } from "./warnings.ts";
 
 const { S_IFBLK, S_IFCHR, S_IFIFO } = constants;
@@ -44,7 +45,6 @@ const BLOCK_BYTES = 512;
 const SLASH = Buffer.from("/");
 /** Looking at so many takes some 20 ms. */
 const DIRECTORY_SAMPLE = 10_000;
-const OPAQUE_XATTR = "trusted.overlay.opaque";
 const OPAQUE_VALUE = Buffer.from("y");
 
 export class LayerWriter implements TarSink {
@@ -56,6 +56,8 @@ export class LayerWriter implements TarSink {
   #inodes = 0;
   #bytes = 0;
   #holeBytes = 0;
+  #implied = 0;
+  #hasRoot = false;
   readonly #warnings = new Warnings();
   /** The regular file whose data comes. */
   #file: { path: LayerPath; entry: TarEntry } | undefined;
@@ -148,7 +150,7 @@ export class LayerWriter implements TarSink {
   }
 
   /** Sets the directories' times, which their content changes; returns what the layer takes on disk, its root included. */
-  finish(): { bytes: number; inodes: number; warnings: string[] } {
+  finish(): Omit<Extract<UnpackReport, { kind: "done" }>, "kind" | "diffId"> {
     // Their other names stay.
     if (statusAt(toBytes([LINK_TARGETS])) !== undefined) this.#remove([LINK_TARGETS]);
     const root = lstatSync("/");
@@ -162,7 +164,13 @@ export class LayerWriter implements TarSink {
       if (!counted.has(stat.ino)) bytes += stat.blocks * BLOCK_BYTES;
       counted.add(stat.ino);
     }
-    return { bytes, inodes: this.#inodes + 1, warnings: this.#warnings.list() };
+    return {
+      bytes,
+      inodes: this.#inodes + 1,
+      implied: this.#implied,
+      hasRoot: this.#hasRoot,
+      warnings: this.#warnings.list(),
+    };
   }
 
   /**
@@ -229,6 +237,7 @@ export class LayerWriter implements TarSink {
   #makeDirectory(path: LayerPath, entry: TarEntry): void {
     const bytes = toBytes(path);
     if (path.length > 0) this.#ensureDirectory(path, bytes, 0o700);
+    else this.#hasRoot = true;
     lchownSync(bytes, entry.uid, entry.gid);
     chmodSync(bytes, entry.mode);
     setXattrs(bytes, entry);
@@ -261,21 +270,35 @@ export class LayerWriter implements TarSink {
     }
   }
 
-  #ensureDirectory(path: LayerPath, bytes: Buffer, mode: number): void {
+  /** One that the archive does not mention, at least until now. */
+  #implyDirectory(path: LayerPath, bytes: Buffer): void {
+    this.#directories.add(bytes);
+    if (this.#ensureDirectory(path, bytes, PARENT_MODE) !== "made") return;
+    this.#implied += 1;
+    this.#note(path, { kind: "directory", mode: PARENT_MODE, uid: 0, gid: 0, implied: true });
+  }
+
+  /** Says whether it was there, is new, or replaces what this layer has deleted of those below. */
+  #ensureDirectory(path: LayerPath, bytes: Buffer, mode: number): "there" | "made" | "replaced" {
+    let done: "made" | "replaced" = "made";
     const code = tryMkdir(bytes, mode);
     if (code === "ENOENT" || code === "ENOTDIR") {
       this.#makeParents(path);
       mkdirSync(bytes, { mode });
     } else if (code === "EEXIST") {
       const existing = lstatSync(bytes);
-      if (existing.isDirectory()) return;
+      if (existing.isDirectory()) return "there";
       this.#remove(path);
       mkdirSync(bytes, { mode });
       // A whiteout and a directory of one name: the directory replaces what lies below.
-      if (isWhiteout(existing)) this.#makeOpaque(path);
+      if (isWhiteout(existing)) {
+        done = "replaced";
+        this.#makeOpaque(path);
+      }
     }
     this.#inodes += 1;
     this.#note(path, { kind: "directory", mode, uid: 0, gid: 0 });
+    return done;
   }
 
   /** Makes the missing directories above `path`, which the archive does not mention. */
@@ -288,8 +311,7 @@ export class LayerWriter implements TarSink {
       if (existing !== undefined && !isWhiteout(existing)) {
         throw new TarError(`${quote(bytes)} is no directory, but has an entry below it`);
       }
-      this.#ensureDirectory(parent, bytes, PARENT_MODE);
-      this.#directories.add(bytes);
+      this.#implyDirectory(parent, bytes);
     }
   }
 
@@ -309,8 +331,7 @@ export class LayerWriter implements TarSink {
   #opaque(path: LayerPath): void {
     const bytes = toBytes(path);
     if (path.length > 0) {
-      this.#ensureDirectory(path, bytes, PARENT_MODE);
-      this.#directories.add(bytes);
+      this.#implyDirectory(path, bytes);
     }
     this.#makeOpaque(path);
   }

@@ -76,12 +76,12 @@ export class Repair {
   /** Returns "" or why it did not work. */
   async #repair(layer: Layer, signal: AbortSignal): Promise<string> {
     const reasons: string[] = [];
-    for (const { source, position } of this.#origins(layer.chainId)) {
+    for (const { source, position, below } of this.#origins(layer.chainId)) {
       const descriptor = source.layers[position];
       if (descriptor === undefined) continue;
       try {
         await this.#from(source, signal, (blobs) =>
-          this.#options.builder.replaceLayer(layer, descriptor, blobs, signal),
+          this.#options.builder.replaceLayer({ ...layer, descriptor, below }, blobs, signal),
         );
         log().info({ chainId: layer.chainId, source: source.name }, "a layer is repaired");
         return "";
@@ -95,12 +95,14 @@ export class Repair {
     return reason;
   }
 
-  /** Where the layer's images came from, and which of their layers it is. */
-  #origins(chainId: string): Array<{ source: ImageSource; position: number }> {
+  /** Where the layer's images came from, which of their layers it is, and what is below it. */
+  #origins(chainId: string): Array<{ source: ImageSource; position: number; below: string[] }> {
     const { store } = this.#options;
     return store.list().flatMap(({ id, layers }) => {
       const position = layers.indexOf(chainId);
-      return position < 0 ? [] : store.sources(id).map((source) => ({ source, position }));
+      if (position < 0) return [];
+      const below = layers.slice(0, position).reverse();
+      return store.sources(id).map((source) => ({ source, position, below }));
     });
   }
 

@@ -12,6 +12,9 @@ export const unpackReportSchema = v.variant("kind", [
     /** On disk, in whole blocks. */
     bytes: count,
     inodes: count,
+    /** Directories with files in them that the archive does not mention, and whether it does its root. */
+    implied: count,
+    hasRoot: v.boolean(),
     /** What was left out of the layer, a few lines. */
     warnings: v.array(v.string()),
   }),

@@ -10,6 +10,7 @@ import { buffer, check, cstring, libc, SyscallError } from "./libc.ts";
 const c = libc({
   lsetxattr: { args: ["ptr", "ptr", "ptr", "u64", "i32"], returns: "i32" },
   lgetxattr: { args: ["ptr", "ptr", "ptr", "u64"], returns: "i64" },
+  llistxattr: { args: ["ptr", "ptr", "u64"], returns: "i64" },
   utimensat: { args: ["i32", "ptr", "ptr", "i32"], returns: "i32" },
   syncfs: { args: ["i32"], returns: "i32" },
   chroot: { args: ["ptr"], returns: "i32" },
@@ -38,7 +39,7 @@ const O_CLOEXEC = 0o2000000;
  */
 export function openInRoot(
   root: string,
-  path: string,
+  path: string | Uint8Array,
   flags: number = constants.O_RDONLY,
   mode = 0,
 ): number {
@@ -50,7 +51,7 @@ export function openInRoot(
     view.setBigUint64(8, BigInt(mode), true);
     view.setBigUint64(16, BigInt(RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS), true);
     const fd = openat2.syscall(SYS_OPENAT2, directory, cstring(path), how, how.length);
-    return check(fd, "openat2", `${path} in ${root}`);
+    return check(fd, "openat2", `${text(path)} in ${root}`);
   } finally {
     closeSync(directory);
   }
@@ -78,6 +79,8 @@ export async function openFileInRoot(root: string, path: string): Promise<FileHa
 
 const EINVAL = 22;
 const ERANGE_RETRIES = 5;
+/** The most that the kernel gives (limits.h). */
+const XATTR_LIST_MAX = 64 * 1024;
 
 /** The kernel's encoding of a device number in mknod(2). */
 export function deviceNumber(major: number, minor: number): number {
@@ -121,6 +124,20 @@ export function getXattr(
       if (code !== "ERANGE" || attempt === ERANGE_RETRIES) throw error;
     }
   }
+}
+
+/** llistxattr(2): the names of all that `getXattr` would find; none where they are not supported. */
+export function listXattrs(path: string | Uint8Array): string[] {
+  const where = cstring(path);
+  const names = buffer(XATTR_LIST_MAX);
+  let length: number;
+  try {
+    length = check(c.llistxattr(where, names, names.length), "llistxattr", text(path));
+  } catch (error) {
+    if (codeOf(error) === "EOPNOTSUPP") return [];
+    throw error;
+  }
+  return Buffer.from(names.subarray(0, length)).toString("utf8").split("\0").filter(Boolean);
 }
 
 /** Seconds since 1970 (may be negative) and nanoseconds within the second. */

@@ -9,6 +9,9 @@
 import { closeSync, openSync, readSync } from "node:fs";
 import * as v from "valibot";
 
+/** Overlayfs's mark of a directory that hides those of the layers below; its value is "y". */
+export const OPAQUE_XATTR = "trusted.overlay.opaque";
+
 const CHUNK_BYTES = 256 * 1024;
 const NEWLINE = 0x0a;
 /** Names and attributes that Linux allows are far shorter, also as JSON. */
@@ -16,7 +19,14 @@ const LINE_LIMIT_BYTES = 1024 * 1024;
 
 const number = v.number();
 export const recordSchema = v.variant("kind", [
-  v.object({ kind: v.literal("directory"), mode: number, uid: number, gid: number }),
+  v.object({
+    kind: v.literal("directory"),
+    mode: number,
+    uid: number,
+    gid: number,
+    /** The archive does not mention it: it is like that of the layers below (inherit-directories.ts). */
+    implied: v.optional(v.literal(true)),
+  }),
   v.object({
     kind: v.literal("file"),
     mode: number,
