@@ -3,7 +3,6 @@ import {
   type IncomingHttpHeaders,
   type IncomingMessage,
   type Server,
-  type ServerResponse,
 } from "node:http";
 import {
   createServer as createTcpServer,
@@ -20,6 +19,7 @@ import {
 import { CribError, messageOf } from "../error.ts";
 import { log, withoutRequest } from "../observe/log.ts";
 import type { StreamingBackend } from "./channels.ts";
+import { readRequestHead } from "./request-head.ts";
 import { isSpdy, serveSpdy } from "./spdy.ts";
 import { Tokens } from "./tokens.ts";
 import { refuseUpgrade, type StreamingRequest, type Upgrade } from "./upgrade.ts";
@@ -85,8 +85,8 @@ export class StreamingServer {
     private readonly options: StreamingOptions,
     private readonly backend: StreamingBackend,
   ) {
-    this.#http = createServer({ maxHeaderSize: MAX_HEADER_BYTES }, (request, response) =>
-      this.#plain(request, response),
+    this.#http = createServer({ maxHeaderSize: MAX_HEADER_BYTES }, (request) =>
+      this.#plain(request),
     );
     this.#http.on("upgrade", (request, socket, head) => this.#upgrade(request, socket, head));
     this.#http.on("clientError", refuseMalformed);
@@ -103,7 +103,7 @@ export class StreamingServer {
     this.#listener.on("connection", (socket: Socket) => this.#accept(socket));
     const ready = tls === undefined ? "connection" : "secureConnection";
     this.#listener.on(ready, (socket: Socket) => {
-      if (!socket.destroyed) this.#http.emit("connection", socket);
+      if (!socket.destroyed) this.#read(socket);
     });
   }
 
@@ -190,6 +190,13 @@ export class StreamingServer {
     this.#undecided.delete(socket);
   }
 
+  #read(socket: Socket): void {
+    readRequestHead(socket, MAX_HEADER_BYTES, (head) => {
+      this.#http.emit("connection", socket);
+      socket.emit("data", head);
+    });
+  }
+
   /** The token's request, and its end: a token is good for one try. */
   #take({ url }: IncomingMessage): StreamingRequest | undefined {
     const [, kind, token = ""] = PATH.exec(url ?? "") ?? [];
@@ -197,11 +204,13 @@ export class StreamingServer {
     return request?.kind === kind ? request : undefined;
   }
 
-  #plain(request: IncomingMessage, response: ServerResponse): void {
+  #plain(request: IncomingMessage): void {
+    const { socket } = request;
+    // It is the connection's last: nothing after it is taken for another.
+    socket.removeAllListeners("data");
     const known = this.#take(request) !== undefined;
-    const text = known ? "unable to upgrade: the Upgrade header is missing" : NO_TOKEN;
-    response.writeHead(known ? 400 : 404, { "content-type": "text/plain", connection: "close" });
-    response.end(`${text}\n`);
+    if (known) refuseUpgrade(socket, 400, "unable to upgrade: the Upgrade header is missing");
+    else refuseUpgrade(socket, 404, NO_TOKEN);
   }
 
   /** A client that is refused counts as one that has not said what it wants, until it has gone. */

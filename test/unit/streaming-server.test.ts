@@ -188,6 +188,20 @@ test("what is not HTTP, or has huge headers, gets an error and the connection's 
   );
 });
 
+test("a request is a connection's only one: those that are sent after it do nothing", async () => {
+  await using it = await startStreaming();
+  const url = it.url("exec", { stdin: true });
+  const request = (path: string) => `GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`;
+  const { pathname } = new URL(url);
+  const answer = await raw(url, `${request("/exec/x").repeat(1000)}${request(pathname)}`);
+  expect(answer).toStartWith("HTTP/1.1 404 ");
+  expect(answer.split("HTTP/1.1")).toHaveLength(2);
+  // Else the last one would have used up the token.
+  const client = await SpdyClient.open(url, V4);
+  expect(client.answer.status).toBe(101);
+  client.socket.destroy();
+});
+
 test("more sessions than allowed are refused: by the RPC, and by 503", async () => {
   await using it = await startStreaming({ maxSessions: 2 });
   const urls = [1, 2, 3].map(() => it.url("exec", { stdin: true }));
