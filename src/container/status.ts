@@ -3,6 +3,7 @@ import { type Mount, Signal } from "../gen/runtime/v1/container_config_pb.ts";
 import { type Container, ContainerState, ContainerStatus } from "../gen/runtime/v1/container_pb.ts";
 import type { LinuxContainerResources } from "../gen/runtime/v1/resources_pb.ts";
 import type { Image } from "../image/images.ts";
+import { nameOf as nameOfReference, parseReference } from "../image/reference.ts";
 import type { ContainerPhase, ContainerRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
 import { stopSignal } from "./spec/signal.ts";
@@ -38,6 +39,30 @@ export function toContainer(container: ContainerRecord): Container {
 /** The kubelet asks for an image by its id; people want to read the name that they gave it. */
 function nameOf({ config, imageRef }: ContainerRecord, image: Image | undefined): string {
   return config.image?.userSpecifiedImage || image?.repoTags[0] || imageRef;
+}
+
+/**
+ * What the image is by digest: in the repository that was asked for, where it has several. The kubelet
+ * shows it to people, and tells images apart by `imageId`.
+ */
+function digestOf(
+  { config, imageRef, imageId }: ContainerRecord,
+  image: Image | undefined,
+): string {
+  const asked = config.image?.userSpecifiedImage || imageRef;
+  const repository = repositoryOf(asked);
+  const own = image?.repoDigests.filter((digest) => digest.startsWith(`${repository}@`)) ?? [];
+  const exact = own.find((digest) => asked.endsWith(digest.slice(digest.indexOf("@"))));
+  return exact ?? own[0] ?? image?.repoDigests[0] ?? imageId;
+}
+
+/** "docker.io/library/busybox" of "busybox:1"; undefined for an id. */
+function repositoryOf(text: string): string | undefined {
+  try {
+    return nameOfReference(parseReference(text));
+  } catch {
+    return undefined;
+  }
 }
 
 /**
@@ -80,7 +105,7 @@ export function toContainerStatus(core: Core, container: ContainerRecord): Conta
     finishedAt: container.finishedAtNs,
     exitCode: container.exitCode,
     image: imageSpecOf(container, nameOf(container, image)),
-    imageRef: image?.repoDigests[0] ?? container.imageId,
+    imageRef: digestOf(container, image),
     imageId: container.imageId,
     reason: container.reason,
     message: container.message,

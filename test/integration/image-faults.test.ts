@@ -166,7 +166,7 @@ test.each([
     "2 diffIDs for 1 layers",
   ],
   ["another operating system", { os: "windows" }, "windows"],
-  ["no rootfs", { rootfs: undefined }, "rootfs"],
+  ["no rootfs", { rootfs: undefined }, "0 diffIDs for 1 layers"],
 ])("a config with %s is FailedPrecondition", async (_, change, message) => {
   const pushed = await pushImage(node.registry, "badconfig:1", {
     layers: [[{ name: "a", data: "a" }]],

@@ -37,8 +37,10 @@ for (const format of ["oci", "docker"] as const) {
         id: pushed.id,
         repoTags: [pushed.name],
         repoDigests: [`${pushed.name.replace(/:1$/, "")}@${pushed.digest}`],
-        config: { Cmd: ["sh"], User: "7:8", Env: ["A=b"] },
+        user: "7:8",
       });
+      const run = { Cmd: ["sh"], User: "7:8", Env: ["A=b"] };
+      expect(node.store.images.runConfig(image)).toMatchObject(run);
       await readRootfs(image, (rootfs) => {
         expect(readFileSync(join(rootfs, "hello"), "utf8")).toBe("world");
         expect(readFileSync(join(rootfs, "bin/busybox")).equals(readFileSync("/bin/busybox"))).toBe(
@@ -48,6 +50,34 @@ for (const format of ["oci", "docker"] as const) {
     });
   }
 }
+
+test.each([
+  ["a configuration of no special type", {}, { mediaType: "application/octet-stream" }, {}],
+  ["no layers, by null", { rootfs: { diff_ids: null } }, {}, { layers: null, annotations: null }],
+  ["nothing at all in it", { config: null, rootfs: null }, {}, { LAYERS: null, mediaType: null }],
+])("an image with %s is pulled, as by other runtimes", async (_, config, descriptor, manifest) => {
+  const layers = "mediaType" in descriptor ? [file("a", "b")] : [];
+  let made: Record<string, unknown> = {};
+  const pushed = await pushImage(node.registry, "peers:1", {
+    layers,
+    alterConfig: (document) => Object.assign(document, config),
+    alterManifest: (document) => {
+      made = {
+        ...document,
+        config: { ...(document.config as object), ...descriptor },
+        ...manifest,
+      };
+      if ("LAYERS" in made) delete made.layers;
+    },
+  });
+  // Not every registry takes such manifests.
+  node.proxy.intercept = (_request, url) =>
+    url.pathname.includes("/manifests/")
+      ? new Response(JSON.stringify(made), { headers: { "Content-Type": "text/plain" } })
+      : undefined;
+  const image = await node.store.images.pull(throughProxy(pushed), {});
+  expect(image).toMatchObject({ id: pushed.id, layers: layers.map(() => expect.any(String)) });
+});
 
 test("an image that skopeo pushed is pulled", async () => {
   const pushed = await pushImage(node.registry, "skopeo:from", { layers: [file("a", "b")] });

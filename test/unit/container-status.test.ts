@@ -93,6 +93,27 @@ test("a container's status says what was asked for and what came of it", () => {
   });
 });
 
+const digest = (digit: number) => `sha256:${`${digit}`.repeat(64)}`;
+
+test.each([
+  ["b.io/app:1", "sha256:aa", `b.io/app@${digest(2)}`],
+  ["", "b.io/app:1", `b.io/app@${digest(2)}`],
+  [`b.io/app:1@${digest(3)}`, "sha256:aa", `b.io/app@${digest(3)}`],
+  ["app", "sha256:aa", `docker.io/library/app@${digest(4)}`],
+  ["", "sha256:aa", `a.io/app@${digest(1)}`],
+  ["c.io/app:1", "sha256:aa", `a.io/app@${digest(1)}`],
+])("of an image in several repositories, who asked for %j (%j) is told %j", (user, image, told) => {
+  const repoDigests = [`a.io/app@${digest(1)}`, `b.io/app@${digest(2)}`, `b.io/app@${digest(3)}`];
+  const images = {
+    find: () => ({
+      repoDigests: [...repoDigests, `docker.io/library/app@${digest(4)}`],
+      repoTags: [],
+    }),
+  };
+  const asked = { ...record({ image: { image, userSpecifiedImage: user } }), imageRef: image };
+  expect(toContainerStatus({ ...core, images } as unknown as Core, asked).imageRef).toBe(told);
+});
+
 test("a container in a list has the same image, without a handler, as images have none", () => {
   expect(toContainer(full)).toMatchObject({
     image: { image: "sha256:aa", userSpecifiedImage: "app:1", runtimeHandler: "" },
