@@ -73,18 +73,20 @@ test("systemctl reload applies the log level", async () => {
 });
 
 test("the unit's limits are those that containers inherit, and the daemon is not the OOM killer's first", () => {
-  const names = ["LimitNOFILE", "LimitNPROC", "LimitCORE", "TasksMax", "OOMScoreAdjust"];
+  const limits = ["LimitNOFILE", "LimitNPROC", "LimitCORE", "TasksMax", "MemoryMax"];
+  const names = [...limits, "OOMScoreAdjust"];
   const shown = sh("systemctl", "show", "crib", ...names.map((it) => `--property=${it}`));
   expect(shown.trim().split("\n").sort()).toEqual([
     "LimitCORE=infinity",
     "LimitNOFILE=1048576",
     "LimitNPROC=infinity",
+    `MemoryMax=${2 * 1024 ** 3}`,
     "OOMScoreAdjust=-999",
     "TasksMax=infinity",
   ]);
-  const limits = readFileSync(`/proc/${crib.pid()}/limits`, "utf8");
-  expect(limits).toMatch(/^Max open files +1048576 +1048576/m);
-  expect(limits).toMatch(/^Max processes +unlimited +unlimited/m);
+  const inherited = readFileSync(`/proc/${crib.pid()}/limits`, "utf8");
+  expect(inherited).toMatch(/^Max open files +1048576 +1048576/m);
+  expect(inherited).toMatch(/^Max processes +unlimited +unlimited/m);
   expect(readFileSync(`/proc/${crib.pid()}/oom_score_adj`, "utf8").trim()).toBe("-999");
 });
 

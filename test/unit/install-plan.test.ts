@@ -158,6 +158,12 @@ describe("the unit", () => {
     expect(key("OOMPolicy")).toBe("continue");
   });
 
+  test("ends a daemon that leaks before the node is out of memory, and slows down none", () => {
+    expect(key("MemoryMax")).toBe("2G");
+    expect(key("MemoryHigh")).toBe(undefined);
+    expect(key("TasksMax")).toBe("infinity");
+  });
+
   test("tells systemd how the daemon speaks to it", () => {
     expect(key("Type")).toBe("notify");
     expect(key("NotifyAccess")).toBe("main");
