@@ -22,7 +22,7 @@ interface Job {
 }
 
 /** What reads bytes that anybody may have written. */
-const PARSERS = ["tar", "reference", "manifest", "challenge", "registries.conf"];
+const PARSERS = ["tar", "reference", "manifest", "JSON", "challenge", "registries.conf"];
 const OTHERS = [
   "image-policy",
   "monitor-fuzz",

@@ -12,15 +12,20 @@ const ANY_USAGE = "2.5.29.37.0";
 const UNDERSTOOD = [BASIC_CONSTRAINTS, KEY_USAGE, EXTENDED_KEY_USAGE, SUBJECT_ALT_NAME];
 const DEPTH_LIMIT = 6;
 const COUNT_LIMIT = 16;
+/** Of the text of one: with RSA keys of 4096 bits they have some 2500 characters. */
+const PEM_LIMIT = 12 * 1024;
 const PEM = /-----BEGIN CERTIFICATE-----[\sA-Za-z0-9+/=]+-----END CERTIFICATE-----/g;
 /** Kinds of GeneralName. */
 const EMAIL = 1;
 const DNS = 2;
 
-/** Reads the certificates of a PEM text, at most 16. Throws a `SignatureError`. */
+/** Reads the certificates of a PEM text, at most 16, and none that takes long. Throws a `SignatureError`. */
 export function readChain(pem: string, what: string): X509Certificate[] {
   const blocks = pem.match(PEM) ?? [];
   if (blocks.length > COUNT_LIMIT) throw new SignatureError(`${what}: too many certificates`);
+  if (blocks.some((block) => block.length > PEM_LIMIT)) {
+    throw new SignatureError(`${what}: a certificate has more than ${PEM_LIMIT} characters`);
+  }
   try {
     return blocks.map((block) => X509Certificate.parse(block));
   } catch (error) {

@@ -1,5 +1,6 @@
 /** The decision of policy.json about an image (containers-policy.json(5)). */
 import { realpathSync } from "node:fs";
+import { setImmediate as nextTurn } from "node:timers/promises";
 import {
   type Policy,
   policyPath,
@@ -110,6 +111,8 @@ async function whyNot(
   const claimOf = await verifier(requirement);
   for (const signature of signatures) {
     if (signature.kind !== kind) continue;
+    // A registry may have put 128 of them there, each with a chain of certificates: others get their turn.
+    await nextTurn();
     const claim = await verified(signature, claimOf);
     if (typeof claim === "string") reasons.push(claim);
     else if (!digests.includes(claim.digest)) reasons.push(`it is for ${claim.digest}`);

@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseRegistries } from "../../src/config/registries-conf.ts";
+import { parseStrictJson } from "../../src/config/strict-json.ts";
 import { parseChallenges } from "../../src/image/challenge.ts";
 import { placeEntry } from "../../src/image/layer-path.ts";
 import { parseConfig, parseManifest } from "../../src/image/manifest.ts";
@@ -142,6 +143,7 @@ test(
 const OCI = "application/vnd.oci.image";
 const descriptor = { mediaType: `${OCI}.layer.v1.tar+gzip`, digest: SHA, size: 5 };
 const DOCUMENTS = [
+  { SchemaVersion: 2, manifests: null, LAYERS: null, Config: { ...descriptor, Size: 5 } },
   {
     schemaVersion: 2,
     mediaType: `${OCI}.manifest.v1+json`,
@@ -176,7 +178,7 @@ test(
       const which = random(DOCUMENTS.length);
       const bytes = mutated(DOCUMENTS[which] ?? Buffer.alloc(0), random);
       try {
-        if (which === 2) {
+        if (which === DOCUMENTS.length - 1) {
           for (const id of parseConfig(bytes, "x").diffIds)
             expect(id).toMatch(/^sha256:[0-9a-f]{64}$/);
         } else {
@@ -194,6 +196,34 @@ test(
       }
     });
     expectBoth(taken, refused);
+  },
+  FUZZ_LIMIT_MS,
+);
+
+test(
+  "JSON: what is certain is read as everywhere, all else is a SyntaxError",
+  () => {
+    let [taken, refused] = [0, 0];
+    fuzz(6, (random) => {
+      const text = mutated(
+        DOCUMENTS[random(DOCUMENTS.length)] ?? Buffer.alloc(0),
+        random,
+      ).toString();
+      try {
+        expect(parseStrictJson(text)).toEqual(JSON.parse(text));
+        taken += 1;
+      } catch (error) {
+        if (!(error instanceof SyntaxError)) throw error;
+        refused += 1;
+      }
+    });
+    expectBoth(taken, refused);
+    // What no document may do: take for ever.
+    for (const part of ["\\", '\\"', '"', "{", "[", "1", " ", ",", ":", '"a":']) {
+      const long = `{"a":"${part.repeat(300_000)}`;
+      expect(() => parseStrictJson(long)).toThrow(SyntaxError);
+      expect(() => parseStrictJson(long.replace('"a":"', ""))).toThrow(SyntaxError);
+    }
   },
   FUZZ_LIMIT_MS,
 );

@@ -271,6 +271,25 @@ test("an own CA's certificates count while they are valid, for an address or a h
   expect(await whyNot(old, pki({ subjectEmail: EMAIL }))).toContain("was not valid");
 });
 
+test("of many signatures each is checked in a turn of its own, and no certificate is longer than any", async () => {
+  const long = dev.certificate.replace("\n-----END", `\n${"A".repeat(12 * 1024)}\n-----END`);
+  const one = { ...signKeyless(PAYLOAD, dev, log), certificate: long };
+  let turns = 0;
+  let done = false;
+  const count = () => {
+    turns += 1;
+    if (!done) setImmediate(count);
+  };
+  setImmediate(count);
+  const requirements = requirementsOf(logged({ fulcio: fulcio() }));
+  const evidence = { digests: [DIGEST], signatures: Array(20).fill(one) };
+  await expect(requireTrust(requirements, REFERENCE, evidence)).rejects.toMatchObject({
+    message: expect.stringContaining("more than 12288 characters"),
+  });
+  done = true;
+  expect(turns).toBeGreaterThanOrEqual(20);
+});
+
 test.each<[string, () => object]>([
   ["fulcio without a log", () => ({ fulcio: fulcio() })],
   ["a log's key that cannot be read", () => ({ keyData: "QQ==", rekorPublicKeyData: "QQ==" })],
