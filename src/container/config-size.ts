@@ -8,16 +8,18 @@ import type { PodSandboxConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.t
  * the kubelet adds itself, count as well.
  */
 const NOTES_LIMIT_BYTES = 512 * 1024;
+/**
+ * Entries of a container's lists. Of the first two the kernel takes some 6 MiB (execve(2)), and 5,000 services
+ * in a namespace make 35,000 variables; of mounts it takes 100,000 for all containers of a pod.
+ */
+const LIST_LIMITS = { envs: 65_536, command: 65_536, args: 65_536, mounts: 4096, devices: 4096 };
 /** A Kubernetes name has up to 253 characters, a reference some 500. */
 const TEXT_LIMIT = 1024;
 
 /** @throws CribError InvalidArgument, naming the field. */
-export function refuseLong({
-  metadata,
-  labels,
-  annotations,
-  ...rest
-}: PodSandboxConfig | ContainerConfig): void {
+export function refuseLong(config: PodSandboxConfig | ContainerConfig): void {
+  refuseLongLists(config);
+  const { metadata, labels, annotations, ...rest } = config;
   const image = "image" in rest ? rest.image : undefined;
   const notes = [labels, annotations, image?.annotations ?? {}];
   const bytes = notes
@@ -41,5 +43,15 @@ export function refuseLong({
       "InvalidArgument",
       `config.${field}: ${JSON.stringify(text.slice(0, 100))}…: ${why}`,
     );
+  }
+}
+
+function refuseLongLists(config: PodSandboxConfig | ContainerConfig): void {
+  const lists = new Map<string, unknown>(Object.entries(config));
+  for (const [field, limit] of Object.entries(LIST_LIMITS)) {
+    const list = lists.get(field);
+    if (!Array.isArray(list) || list.length <= limit) continue;
+    const why = `${list.length} entries, at most ${limit}`;
+    throw new CribError("InvalidArgument", `config.${field}: ${why}`);
   }
 }

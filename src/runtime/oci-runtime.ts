@@ -1,4 +1,4 @@
-import { mkdirSync, readFileSync, statSync } from "node:fs";
+import { closeSync, constants, fstatSync, mkdirSync, openSync, readSync, statSync } from "node:fs";
 import { CribError, messageOf } from "../error.ts";
 import { type CommandResult, runCommand } from "../linux/command.ts";
 import { noFeatures, parseFeatures, type RuntimeFeatures } from "./features.ts";
@@ -158,10 +158,24 @@ export class OciRuntime {
   }
 }
 
+/** Of a log: what the runtime said last is what it failed for. */
+const LOG_END_BYTES = 64 * 1024;
+
+function readEnd(file: string): string {
+  const fd = openSync(file, constants.O_RDONLY);
+  try {
+    const bytes = Buffer.alloc(LOG_END_BYTES);
+    const start = Math.max(0, fstatSync(fd).size - LOG_END_BYTES);
+    return bytes.toString("utf8", 0, readSync(fd, bytes, 0, bytes.length, start));
+  } finally {
+    closeSync(fd);
+  }
+}
+
 function lastLogError(logFile: string): string | undefined {
   let text: string;
   try {
-    text = readFileSync(logFile, "utf8");
+    text = readEnd(logFile);
   } catch {
     return undefined;
   }

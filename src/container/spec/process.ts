@@ -68,11 +68,13 @@ export function buildEnvironment(request: EnvironmentRequest): {
   return { env: [...variables].map(([key, value]) => `${key}=${value}`), warnings };
 }
 
+const strictUtf8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
 /** config.json is UTF-8 text, so other bytes cannot be passed on. */
 function decodeValue(value: Uint8Array, field: string, key: string): string {
   let text: string;
   try {
-    text = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(value);
+    text = strictUtf8.decode(value);
   } catch {
     throw invalid(field, `(of ${key})`, "is not UTF-8, which the OCI configuration requires");
   }
