@@ -13,7 +13,8 @@ import type { PodRecord } from "../state/records.ts";
 export function requireSamePod(pod: PodRecord, config: PodSandboxConfig | undefined): void {
   const { metadata } = config ?? {};
   const own = pod.config.metadata;
-  for (const part of ["name", "namespace", "uid", "attempt"] as const) {
+  // Not the uid: where the client's file has none, crictl makes up another one with each command.
+  for (const part of ["name", "namespace", "attempt"] as const) {
     if (metadata === undefined || metadata[part] === own?.[part]) continue;
     throw differs(`metadata.${part}`, metadata[part], own?.[part]);
   }

@@ -229,7 +229,7 @@ test("a container for another pod than the one that is named is refused", async 
       sandboxConfig,
     });
   for (const [change, words] of [
-    [{ metadata: { ...made, uid: "other" } }, 'metadata.uid: "other"'],
+    [{ metadata: { ...made, name: "other" } }, 'metadata.name: "other"'],
     [{ metadata: { ...made, attempt: 7 } }, "metadata.attempt: 7"],
     [security({ namespaceOptions: { pid: 1, network: 2 } }), 'options.network: "NODE"'],
   ] as Array<[PodConfig, string]>) {
@@ -244,7 +244,9 @@ test("a container for another pod than the one that is named is refused", async 
     annotations: { c: "d" },
     linux: { resources: { cpuShares: 9n } },
   };
-  const again = { ...config, metadata: made, ...anew, dnsConfig: { servers: ["10.0.0.1"] } };
+  // And crictl, whose file names no uid.
+  const metadata = { ...made, uid: "made-up" };
+  const again = { ...config, metadata, ...anew, dnsConfig: { servers: ["10.0.0.1"] } };
   await node.runtime.removeContainer(await create(again));
 });
 
