@@ -1,5 +1,5 @@
 /**
- * Every field that Crib is asked with or answers with has a row (test/fixtures/contract-fields.ts): it takes
+ * Every field that Crib is asked with or answers with has a row (test/fixtures/contract-requests.ts): it takes
  * effect, or it is refused, or the contract says that it has none. A field that a new api.proto brings fails
  * this test until somebody has decided. What becomes of a container's fields is shown here.
  */
@@ -20,8 +20,9 @@ import {
   SecurityProfile_ProfileType as ProfileType,
   type SupplementalGroupsPolicy,
 } from "../../src/gen/runtime/v1/security_pb.ts";
-import { answerFields, type RequestFate, requestFields } from "../fixtures/contract-fields.ts";
+import { answerFields } from "../fixtures/contract-answers.ts";
 import { fieldsOf, readContract } from "../fixtures/contract-reach.ts";
+import { type RequestFate, requestFields } from "../fixtures/contract-requests.ts";
 import {
   ableHost,
   type ContainerInit,
