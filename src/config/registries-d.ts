@@ -10,6 +10,7 @@ const url = v.pipe(
   v.string(),
   v.check((value) => /^(?:file:\/\/\/|https?:\/\/)/.test(value), "must be a file or http(s) URL"),
 );
+/** The peers leave out what they do not know; but a misspelled "lookaside" would be no signatures at all. */
 const sectionSchema = v.strictObject({
   lookaside: v.optional(url),
   "lookaside-staging": v.optional(v.string()),

@@ -38,6 +38,7 @@ export function imageRpcs({ core, stats }: CriContext) {
       const image = core.images.find(requireImage(core, spec, "image"));
       // The kubelet pulls what is not there, with the pod's credentials, which no check has.
       if (image === undefined || !core.images.isWhole(image)) return {};
+      if (!core.images.isReadable(image)) return {};
       const annotations = core.images.annotations(image);
       const [answer] = statusBudget.fit([toImage({ ...image, annotations })]);
       return { image: answer, info: await infoOf(verbose, () => imageInfo(core, image)) };

@@ -2,7 +2,8 @@
 import type { Database } from "bun:sqlite";
 import * as v from "valibot";
 import { strings, text } from "../config/go-json.ts";
-import { CribError } from "../error.ts";
+import { CribError, messageOf } from "../error.ts";
+import { log } from "../observe/log.ts";
 import { type ImageConfig, type RunConfig, readConfig } from "./manifest.ts";
 
 /** Also of images that older daemons took, which may say more than is taken now. */
@@ -28,6 +29,18 @@ export class ImageDocuments {
   /** What containers of the image are made from. */
   run(id: string): RunConfig {
     return this.#read(id, "run", (json) => v.parse(runSchema, JSON.parse(json)));
+  }
+
+  /** Whether all that containers and statuses need of it can be read. */
+  isReadable(id: string): boolean {
+    try {
+      this.run(id);
+      this.annotations(id);
+      return true;
+    } catch (error) {
+      log().error({ imageId: id, error: messageOf(error) }, "an image has to be pulled again");
+      return false;
+    }
   }
 
   config(id: string): ImageConfig {

@@ -166,6 +166,11 @@ export class Images {
     return this.#store.documents.run(id);
   }
 
+  /** Whether its row can be read; else a pull mends it. */
+  isReadable({ id }: Image): boolean {
+    return this.#store.documents.isReadable(id);
+  }
+
   /** What the image says of itself. @throws CribError DataLoss: its row is damaged. */
   config({ id }: Image): ImageConfig {
     return this.#store.documents.config(id);

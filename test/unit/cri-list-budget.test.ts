@@ -110,12 +110,14 @@ test("images with as many annotations and names as they may have fit into ListIm
   };
   const images = Array.from({ length: 200 }, (_, index) => ({ ...image, id: `${index}` }));
   const many = { ...image, id: "many", repoTags: names(60_000) };
+  let readable = true;
   const node = context({
     handlers: { requireKnown() {} },
     images: {
       list: () => images,
       find: () => many,
       isWhole: () => true,
+      isReadable: () => readable,
       annotations: () => LONG,
     },
   });
@@ -125,6 +127,9 @@ test("images with as many annotations and names as they may have fit into ListIm
   const listed = ListImagesResponse.encode(ListImagesResponse.fromPartial(list)).finish();
   expect(listed.length).toBeLessThan(KUBELET_LIMIT);
   const status = await rpcs.imageStatus({ image: { image: "many" }, verbose: false } as never);
+  readable = false;
+  // What is damaged is not there, so that the kubelet pulls it.
+  expect(await rpcs.imageStatus({ image: { image: "many" }, verbose: false } as never)).toEqual({});
   const told = ImageStatusResponse.encode(ImageStatusResponse.fromPartial(status)).finish();
   expect(told.length).toBeLessThan(KUBELET_LIMIT);
 });

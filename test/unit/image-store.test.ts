@@ -79,9 +79,11 @@ test("a start reads no configuration; one that is damaged is told when it is wan
   const store = open(database);
   expect(store.list()).toMatchObject([{ id: ID, user: "7:8" }]);
   const damaged = expect.objectContaining({ code: "DataLoss" });
+  expect(store.documents.isReadable(ID)).toBe(false);
   expect(() => store.documents.config(ID)).toThrow(damaged as unknown as Error);
   expect(() => store.documents.run(ID)).toThrow(`image ${ID}: its run in the database is damaged`);
   store.add(image());
+  expect(store.documents.isReadable(ID)).toBe(true);
   expect(store.documents.config(ID)).toMatchObject({ User: "7:8", Labels: { l: "é" } });
   expect(store.documents.run(ID)).toEqual(RUN);
 });
