@@ -153,7 +153,8 @@ function newRecord(
     cgroup: placementOf(core, pod.config, id).path,
     logPath: logPathOf(pod.config.logDirectory, config.logPath),
     layers: image.layers,
-    stopSignal: stopSignal(config.stopSignal, core.images.runConfig(image).StopSignal).number,
+    stopSignal: stopSignal(config.stopSignal, core.images.documents.run(image.id).StopSignal)
+      .number,
     phase: "creating",
     user: { uid: 0, gid: 0, supplementalGroups: [] },
     pid: 0,
@@ -247,7 +248,7 @@ async function writeSpec(
       privileged: pod.config.linux?.securityContext?.privileged ?? false,
     },
     container: { id: record.id, config },
-    image: { config: core.images.runConfig(image) },
+    image: { config: core.images.documents.run(image.id) },
     ...mounted,
     cgroupsPath: placement.cgroupsPath,
     systemdCgroup: core.cgroupDriver === "systemd",

@@ -38,8 +38,8 @@ export function imageRpcs({ core, stats }: CriContext) {
       const image = core.images.find(requireImage(core, spec, "image"));
       // The kubelet pulls what is not there, with the pod's credentials, which no check has.
       if (image === undefined || !core.images.isWhole(image)) return {};
-      if (!core.images.isReadable(image)) return {};
-      const annotations = core.images.annotations(image);
+      if (!core.images.documents.isReadable(image.id)) return {};
+      const annotations = core.images.documents.annotations(image.id);
       const [answer] = statusBudget.fit([toImage({ ...image, annotations })]);
       return { image: answer, info: await infoOf(verbose, () => imageInfo(core, image)) };
     },
@@ -101,8 +101,8 @@ function imageInfo({ images }: CriContext["core"], image: Image): object {
   return {
     chainID: image.layers.at(-1) ?? "",
     layers: image.layers,
-    labels: images.config(image).Labels,
-    imageSpec: new JsonText(images.configJson(image)),
+    labels: images.documents.config(image.id).Labels,
+    imageSpec: new JsonText(images.documents.configJson(image.id)),
   };
 }
 

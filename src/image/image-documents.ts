@@ -43,14 +43,17 @@ export class ImageDocuments {
     }
   }
 
+  /** What the image says of itself. */
   config(id: string): ImageConfig {
     return this.#read(id, "config", (json) => readConfig(JSON.parse(json), `image ${id}`).config);
   }
 
+  /** The text: JSON, without the byte order mark that it may have had. */
   configJson(id: string): string {
     return this.#read(id, "config", (json) => json);
   }
 
+  /** All of them, also those that are too long for lists. */
   annotations(id: string): Record<string, string> {
     return this.#read(id, "annotations", parseAnnotations);
   }

@@ -11,9 +11,9 @@ import { log } from "../observe/log.ts";
 import { LayerStore } from "../storage/layers.ts";
 import { sizeOfFiles } from "../storage/usage.ts";
 import type { Auth } from "./credentials.ts";
+import type { ImageDocuments } from "./image-documents.ts";
 import { type Image, ImageStore } from "./image-store.ts";
 import type { Importer, ImportOptions } from "./importer.ts";
-import type { ImageConfig, RunConfig } from "./manifest.ts";
 import { pinnedBy } from "./pinned.ts";
 import { Progress } from "./progress.ts";
 import type { Puller } from "./puller.ts";
@@ -23,7 +23,6 @@ import { SharedWork } from "./shared-work.ts";
 
 export type { Auth } from "./credentials.ts";
 export type { Image } from "./image-store.ts";
-export type { ImageConfig, RunConfig } from "./manifest.ts";
 
 export interface ImagesOptions {
   /** Where layers are kept: `<root>/layers`. */
@@ -161,29 +160,9 @@ export class Images {
     return matches.length === 1 ? matches[0] : undefined;
   }
 
-  /** What containers of the image are made from. @throws CribError DataLoss: its row is damaged. */
-  runConfig({ id }: Image): RunConfig {
-    return this.#store.documents.run(id);
-  }
-
-  /** Whether its row can be read; else a pull mends it. */
-  isReadable({ id }: Image): boolean {
-    return this.#store.documents.isReadable(id);
-  }
-
-  /** What the image says of itself. @throws CribError DataLoss: its row is damaged. */
-  config({ id }: Image): ImageConfig {
-    return this.#store.documents.config(id);
-  }
-
-  /** Its text: JSON, without the byte order mark that it may have had. @throws CribError DataLoss, as `config`. */
-  configJson({ id }: Image): string {
-    return this.#store.documents.configJson(id);
-  }
-
-  /** All of them, also those that are too long for lists. @throws CribError DataLoss: its row is damaged. */
-  annotations({ id }: Image): Record<string, string> {
-    return this.#store.documents.annotations(id);
+  /** What images say of themselves. */
+  get documents(): ImageDocuments {
+    return this.#store.documents;
   }
 
   /**

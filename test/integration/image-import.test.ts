@@ -72,7 +72,7 @@ test.each(["layout", "oci.tar", "oci.tar.gz", "docker.tar", "docker.tar.zst"])(
     if (image === undefined) throw new Error("nothing imported");
     expect(more).toEqual([]);
     expect(image).toMatchObject({ id: one.id, repoTags: ["example.com/one:1"], pinned: false });
-    expect(store.images.runConfig(image).Cmd).toEqual(["x"]);
+    expect(store.images.documents.run(image.id).Cmd).toEqual(["x"]);
     expect(await readBoth(image)).toBe("firstsecond");
     expect(store.images.find("example.com/one:1")?.id).toBe(one.id);
     const before = store.layerDirectories().length;

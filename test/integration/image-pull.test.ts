@@ -40,7 +40,7 @@ for (const format of ["oci", "docker"] as const) {
         user: "7:8",
       });
       const run = { Cmd: ["sh"], User: "7:8", Env: ["A=b"] };
-      expect(node.store.images.runConfig(image)).toMatchObject(run);
+      expect(node.store.images.documents.run(image.id)).toMatchObject(run);
       await readRootfs(image, (rootfs) => {
         expect(readFileSync(join(rootfs, "hello"), "utf8")).toBe("world");
         expect(readFileSync(join(rootfs, "bin/busybox")).equals(readFileSync("/bin/busybox"))).toBe(

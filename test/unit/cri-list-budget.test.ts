@@ -117,8 +117,7 @@ test("images with as many annotations and names as they may have fit into ListIm
       list: () => images,
       find: () => many,
       isWhole: () => true,
-      isReadable: () => readable,
-      annotations: () => LONG,
+      documents: { isReadable: () => readable, annotations: () => LONG },
     },
   });
   const rpcs = imageRpcs(node);
