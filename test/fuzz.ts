@@ -32,6 +32,7 @@ const OTHERS = [
   "streaming-websocket-port-forward",
 ];
 const JOBS: Job[] = [
+  { name: "user-file", file: "spec-user", pattern: "any content", seconds: 8 },
   ...PARSERS.map((name) => ({ name, file: "image-fuzz", pattern: `${name}[:,] `, seconds: 60 })),
   ...OTHERS.map((file) => ({ name: file, file, pattern: ".", seconds: 8 })),
 ];

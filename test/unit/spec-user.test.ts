@@ -4,8 +4,10 @@ import { mkdirSync, mkdtempSync, rmSync, symlinkSync, writeFileSync } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type ResolvedUser, resolveUser } from "../../src/container/spec/user.ts";
+import { findGroups, findUser, MAX_ID } from "../../src/container/spec/user-file.ts";
 import { LinuxContainerSecurityContext } from "../../src/gen/runtime/v1/container_config_pb.ts";
 import { SupplementalGroupsPolicy } from "../../src/gen/runtime/v1/security_pb.ts";
+import { FUZZ_LIMIT_MS, FUZZ_MS, randomOf } from "../fixtures/fuzz.ts";
 import type { SecurityInit } from "../fixtures/spec-input.ts";
 
 const top = mkdtempSync(join(tmpdir(), "crib-spec-user-"));
@@ -202,6 +204,55 @@ describe("the image's files", () => {
     await expect(resolve({}, "app")).rejects.toThrow("app is in more than 4096 groups");
   });
 });
+
+const NAMES = ["app", "a", "", "other", " app "];
+
+/** Lines that are nearly those of passwd(5) or group(5), at the end of what is read at once. */
+function randomFile(random: (below: number) => number): string {
+  const parts = [...NAMES, "x", "0", "7", "4294967295", "app,other", ",app", "/home", "\r", "\xff"];
+  const pick = () => parts[random(parts.length)] ?? "";
+  const line = () => Array.from({ length: random(8) }, pick).join(":");
+  const lines = Array.from({ length: random(12) }, line).join("\n");
+  return `${"#".repeat(random(3) * (65_536 - random(200)))}\n${lines}`;
+}
+
+/** As a whole, line by line. */
+function fieldsOf(text: string): string[][] {
+  const trim = (field: string) => field.replace(/^[\0-\x20]+|[\0-\x20]+$/g, "");
+  return text.split("\n").map((line) => line.split(":").map(trim));
+}
+
+const idOf = (text = "") =>
+  /^\d+$/.test(text) && Number(text) <= MAX_ID ? Number(text) : undefined;
+
+test(
+  "user files of any content say in pieces what they say line by line",
+  async () => {
+    const random = randomOf(77);
+    const end = performance.now() + FUZZ_MS;
+    let found = 0;
+    for (let rounds = 0; rounds < 20 || performance.now() < end; rounds++) {
+      const text = randomFile(random);
+      const lines = fieldsOf(text).filter(([name = ""]) => name !== "");
+      for (const file of ["passwd", "group"])
+        writeFileSync(join(rootfs, "etc", file), text, "latin1");
+      const user = lines.find(
+        ([name, , uid, gid]) =>
+          name === "app" && idOf(uid) !== undefined && idOf(gid) !== undefined,
+      );
+      const said = await findUser(rootfs, "app");
+      expect([said?.uid, said?.gid]).toEqual([idOf(user?.[2]), idOf(user?.[3])]);
+      const groups = lines.filter(([, , gid]) => idOf(gid) !== undefined);
+      const { named, ofMember } = await findGroups(rootfs, { name: "other", member: "app" });
+      expect(named).toBe(idOf(groups.find(([name]) => name === "other")?.[2]));
+      const members = groups.filter(([, , , list = ""]) => list.split(",").includes("app"));
+      expect([...ofMember]).toEqual([...new Set(members.map(([, , gid]) => Number(gid)))]);
+      found += members.length + (user === undefined ? 0 : 1);
+    }
+    expect(found).toBeGreaterThan(0);
+  },
+  FUZZ_LIMIT_MS,
+);
 
 /** In a process of its own: how often others had their turn meanwhile, and how much larger it became. */
 async function resolveElsewhere(

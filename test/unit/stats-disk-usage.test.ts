@@ -44,7 +44,7 @@ describe.each(["small", "large"] as const)("a tree that is measured as a %s one"
     const all = ["", "a", "a/b", "a/b/file", "small"].map((name) => join(root, name));
     expect(usage).toMatchObject({ bytes: allocated(...all), inodes: 5n });
     expect(usage?.bytes).toBeGreaterThanOrEqual(100_000n);
-  });
+  }, 60_000);
 
   test("has a file with several links once, a link's target not at all", async () => {
     await Bun.write(join(root, "file"), "x".repeat(50_000));
@@ -55,7 +55,7 @@ describe.each(["small", "large"] as const)("a tree that is measured as a %s one"
     const usage = await measure();
     expect(usage?.inodes).toBe(4n);
     expect(usage?.bytes).toBe(allocated(root, join(root, "file"), join(root, "pair")));
-  });
+  }, 60_000);
 
   test("has names that are no UTF-8", async () => {
     const file = Buffer.concat([Buffer.from(`${root}/`), Buffer.from([0xff, 0xfe])]);
@@ -64,12 +64,12 @@ describe.each(["small", "large"] as const)("a tree that is measured as a %s one"
     const usage = await measure();
     expect(usage?.bytes).toBeGreaterThan(50_000n);
     expect(usage?.inodes).toBe(3n);
-  });
+  }, 60_000);
 
   test("is not there", async () => {
     rmSync(root, { recursive: true });
     expect(await measure()).toBeUndefined();
-  });
+  }, 60_000);
 });
 
 describe("a tree that is large", () => {
@@ -86,7 +86,7 @@ describe("a tree that is large", () => {
     expect(await new DiskUsages({ small, large }).usage(root, 60_000)).toMatchObject({
       inodes: 513n,
     });
-  });
+  }, 60_000);
 
   test("may be deeper than a path can say", async () => {
     nest(root, 2_100);
