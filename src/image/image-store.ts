@@ -150,11 +150,17 @@ export class ImageStore {
     this.#forget(id);
   }
 
-  /** Where the image came from, the newest first. A row that cannot be read is left out. */
-  sources(id: string): ImageSource[] {
+  /**
+   * Where the image came from, the newest first; those whose names begin with `prefix`. A row that cannot
+   * be read is left out.
+   */
+  sources(id: string, prefix = ""): ImageSource[] {
     const rows = this.#database
-      .query("SELECT name, record FROM image_sources WHERE image_id = ? ORDER BY rowid DESC")
-      .all(id) as Array<{ name: string; record: string }>;
+      .query(
+        `SELECT name, record FROM image_sources
+         WHERE image_id = $id AND substr(name, 1, length($prefix)) = $prefix ORDER BY rowid DESC`,
+      )
+      .all({ id, prefix }) as Array<{ name: string; record: string }>;
     return rows.flatMap(({ name, record }) => {
       const read = v.safeParse(v.pipe(v.string(), v.parseJson(), sourceSchema), record);
       return read.success ? [{ name, ...read.output }] : [];

@@ -35,6 +35,8 @@ export interface ImagesOptions {
 
 const scratchOf = (root: string) => join(root, "import");
 
+/** Begins the names of sources that are archives. */
+const ARCHIVE = "archive:";
 /** An id is also found by its beginning, if it is as long as Docker's short ids. */
 const ID_PREFIX = /^(?:sha256:)?([0-9a-f]{12,64})$/;
 
@@ -122,14 +124,13 @@ export class Images {
 
   /** The stamps of the archives below a directory that images came from; "" of one imported in part. */
   archiveStamps(directory: string): Map<string, string> {
-    const prefix = `archive:${directory}/`;
-    const stamps = this.#store.sourceStamps(prefix);
-    return new Map([...stamps].map(([name, stamp]) => [name.slice("archive:".length), stamp]));
+    const stamps = this.#store.sourceStamps(`${ARCHIVE}${directory}/`);
+    return new Map([...stamps].map(([name, stamp]) => [name.slice(ARCHIVE.length), stamp]));
   }
 
   /** An archive is gone: what it pinned is pinned by it no more. */
   forgetArchive(path: string): void {
-    this.#store.forgetSource(`archive:${path}`, []);
+    this.#store.forgetSource(`${ARCHIVE}${path}`, []);
   }
 
   /** Removes the images that are neither pinned nor `inUse`; returns them. */
@@ -203,21 +204,21 @@ export class Images {
    * @throws CribError as `requireTrust` does.
    */
   async verify(image: Image, text: string, namespace: string): Promise<void> {
-    const { acceptsArchive, policyPaths, requireTrust, requirementsOf } = await import(
-      "./trust.ts"
-    );
+    const { acceptsArchive, policyPaths, requireTrust, requirementsOf, wantSignatures } =
+      await import("./trust.ts");
     const paths = policyPaths(this.#options.config.image);
-    const sources = this.#store.sources(image.id);
-    const evidence = {
-      digests: sources.flatMap(({ digests }) => digests),
-      signatures: sources.flatMap(({ signatures }) => signatures),
-    };
-    if (acceptsArchive(readPolicy(policyPath(paths, namespace)), sources)) return;
+    const archives = this.#store.sources(image.id, ARCHIVE);
+    if (acceptsArchive(readPolicy(policyPath(paths, namespace)), archives)) return;
     let failure: unknown;
     for (const reference of this.#namesOf(image, text)) {
       try {
         const requirements = requirementsOf(paths, namespace, reference);
-        return await requireTrust(requirements, reference, evidence);
+        // Signatures may be megabytes: they are read where somebody looks at them.
+        const sources = wantSignatures(requirements) ? this.#store.sources(image.id) : [];
+        return await requireTrust(requirements, reference, {
+          digests: sources.flatMap(({ digests }) => digests),
+          signatures: sources.flatMap(({ signatures }) => signatures),
+        });
       } catch (error) {
         failure ??= error;
       }

@@ -68,6 +68,8 @@ test("the images of an older database are there, with all that containers need o
   const annotations = { note: "x" };
   expect(store.get(ID)).toMatchObject({ user: "7:8", sizeBytes, annotations, pinned: true });
   expect(store.documents.run(ID)).toEqual(RUN);
+  expect(store.sources(ID, "archive:")).toMatchObject([{ name: "archive:/x", pinned: true }]);
+  expect(store.sources(ID, "a.io/")).toEqual([]);
   expect(store.get("bare")).toMatchObject({ user: "", pinned: false });
   expect(store.documents.run("bare")).toEqual({ ...RUN, User: "", Cmd: [], Volumes: [] });
 });
