@@ -152,11 +152,14 @@ const SUFFIXES: Record<string, number> = {
   Pi: 2 ** 50,
 };
 
+/** As Kubernetes' ParseQuantity reads one that is not negative. */
+const QUANTITY = /^\+?(\d+(?:\.\d*)?|\.\d+)(?:([kMGTP]i?|Ki)|[eE]([+-]?\d{1,3}))?$/;
+
 /** A Kubernetes quantity in bits per second; the kubelet's limits, 1k and 1P, apply. */
 function parseRate(key: string, value: string): number {
-  const [, digits, suffix] = /^(\d+(?:\.\d+)?)([kMGTP]i?|Ki|)$/.exec(value.trim()) ?? [];
-  const factor = suffix === undefined ? undefined : SUFFIXES[suffix];
-  const rate = factor === undefined ? Number.NaN : Math.ceil(Number(digits) * factor);
+  const [, digits, suffix = "", exponent] = QUANTITY.exec(value.trim()) ?? [];
+  const factor = exponent === undefined ? SUFFIXES[suffix] : 10 ** Number(exponent);
+  const rate = Math.ceil(Number(digits) * (factor ?? Number.NaN));
   if (!(rate >= 1e3 && rate <= 1e15)) {
     const what = `config.annotations["${key}"]: ${JSON.stringify(value)}`;
     const message = `${what} is not a rate from 1k to 1P bits per second`;

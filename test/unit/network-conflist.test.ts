@@ -145,6 +145,9 @@ describe("what plugins are told about a pod", () => {
     ["8Mi", 8_388_608],
     ["512k", 512_000],
     ["1P", 1e15],
+    ["1e6", 1e6],
+    ["+2.5E3", 2500],
+    [".5M", 500_000],
   ];
   for (const [text, rate] of rates) {
     test(`a bandwidth of ${text} is ${rate} bits per second`, () => {
@@ -154,7 +157,20 @@ describe("what plugins are told about a pod", () => {
     });
   }
 
-  for (const text of ["", "fast", "-1M", "999", "2P", "10m", "1e3x", "10 M", "1Kb"]) {
+  for (const text of [
+    "",
+    "fast",
+    "-1M",
+    "999",
+    "2P",
+    "10m",
+    "1e3x",
+    "1e999",
+    "5e",
+    "ki",
+    "10 M",
+    "1Kb",
+  ]) {
     test(`a bandwidth of "${text}" is refused with its annotation`, () => {
       const annotations = { "kubernetes.io/ingress-bandwidth": text };
       const message = refusal(() => capabilityArgs({ ...pod, annotations }));
