@@ -9,10 +9,17 @@ import type { PodSandboxConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.t
  */
 const NOTES_LIMIT_BYTES = 512 * 1024;
 /**
- * Entries of a container's lists. Of the first two the kernel takes some 6 MiB (execve(2)), and 5,000 services
+ * Entries of the lists of containers and pods. Of the first three the kernel takes some 6 MiB (execve(2)), and 5,000 services
  * in a namespace make 35,000 variables; of mounts it takes 100,000 for all containers of a pod.
  */
-const LIST_LIMITS = { envs: 65_536, command: 65_536, args: 65_536, mounts: 4096, devices: 4096 };
+const LIST_LIMITS = {
+  envs: 65_536,
+  command: 65_536,
+  args: 65_536,
+  mounts: 4096,
+  devices: 4096,
+  portMappings: 4096,
+};
 /** A Kubernetes name has up to 253 characters, a reference some 500. */
 const TEXT_LIMIT = 1024;
 

@@ -255,3 +255,18 @@ test("what a container writes is in its writable layer's statistics", async () =
     return (stats?.writableLayer?.usedBytes?.value ?? 0n) >= 8_000_000n;
   });
 });
+
+test("the files of a container that has many are counted by a process of the daemon's", async () => {
+  const many =
+    "mkdir /many; for i in $(seq 1 1000); do mkdir /many/$i; done; echo made; sleep 1000";
+  const container = await node.run(pod, sh(many));
+  await until("all of them", () => container.log().some(({ text }) => text === "made"), 60_000);
+  await until(
+    "their number",
+    async () => {
+      const { stats } = await node.runtime.containerStats({ containerId: container.id });
+      return (stats?.writableLayer?.inodesUsed?.value ?? 0n) > 1000n;
+    },
+    60_000,
+  );
+}, 90_000);
