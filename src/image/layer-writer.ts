@@ -12,19 +12,16 @@ import {
   mkdirSync,
   readdirSync,
   rmdirSync,
-  type Stats,
   symlinkSync,
   unlinkSync,
 } from "node:fs";
 import { crc32 } from "node:zlib";
-import { messageOf } from "../error.ts";
-import { codeOf } from "../linux/errno.ts";
-import { deviceNumber, mknod, setTimes, setXattr } from "../linux/file.ts";
-import { SyscallError } from "../linux/libc.ts";
+import { mknod, setTimes, setXattr } from "../linux/file.ts";
 import { type IndexRecord, indexLine, OPAQUE_XATTR, xattrLine } from "../storage/layer-index.ts";
 import { DirectoryList } from "./directory-list.ts";
 import { setXattrs, withoutReserved, xattrsThere } from "./entry-xattrs.ts";
 import { FileWriter } from "./file-writer.ts";
+import { deviceMode, deviceOf, explain, isWhiteout, statusAt, tryMkdir } from "./layer-files.ts";
 import {
   type LayerPath,
   LINK_TARGETS,
@@ -39,8 +36,9 @@ import { LimitError, TarError } from "./tar-error.ts";
 import type { UnpackReport } from "./unpack-report.ts";
 import { Warnings } from "./warnings.ts";
 
-const { S_IFBLK, S_IFCHR, S_IFIFO } = constants;
+const { S_IFCHR, S_IFIFO } = constants;
 const PARENT_MODE = 0o755;
+const PERMISSIONS = 0o7777;
 const BLOCK_BYTES = 512;
 const SLASH = Buffer.from("/");
 /** Looking at so many takes some 20 ms. */
@@ -242,7 +240,7 @@ export class LayerWriter implements TarSink {
     chmodSync(bytes, entry.mode);
     setXattrs(bytes, entry);
     const { uid, gid } = entry;
-    const mode = entry.xattrs.size === 0 ? entry.mode : lstatSync(bytes).mode & 0o7777;
+    const mode = entry.xattrs.size === 0 ? entry.mode : lstatSync(bytes).mode & PERMISSIONS;
     this.#note(path, { kind: "directory", mode, uid, gid });
     this.#noteXattrs(path, entry);
     this.#directories.add(bytes, entry);
@@ -273,9 +271,13 @@ export class LayerWriter implements TarSink {
   /** One that the archive does not mention, at least until now. */
   #implyDirectory(path: LayerPath, bytes: Buffer): void {
     this.#directories.add(bytes);
-    if (this.#ensureDirectory(path, bytes, PARENT_MODE) !== "made") return;
-    this.#implied += 1;
-    this.#note(path, { kind: "directory", mode: PARENT_MODE, uid: 0, gid: 0, implied: true });
+    const done = this.#ensureDirectory(path, bytes, PARENT_MODE);
+    if (done === "there") return;
+    // In a directory with setgid it has that and its group.
+    const { mode, uid, gid } = lstatSync(bytes);
+    const record = { kind: "directory", mode: mode & PERMISSIONS, uid, gid } as const;
+    if (done === "made") this.#implied += 1;
+    this.#note(path, done === "made" ? { ...record, implied: true } : record);
   }
 
   /** Says whether it was there, is new, or replaces what this layer has deleted of those below. */
@@ -297,7 +299,6 @@ export class LayerWriter implements TarSink {
       }
     }
     this.#inodes += 1;
-    this.#note(path, { kind: "directory", mode, uid: 0, gid: 0 });
     return done;
   }
 
@@ -358,52 +359,3 @@ export class LayerWriter implements TarSink {
     this.#inodes -= 1;
   }
 }
-
-/** Undefined when it is gone, or what was above it is no directory any more. */
-function statusAt(path: Buffer): Stats | undefined {
-  try {
-    return lstatSync(path);
-  } catch (error) {
-    if (["ENOENT", "ENOTDIR", "ELOOP", "ENAMETOOLONG"].includes(codeOf(error))) return undefined;
-    throw error;
-  }
-}
-
-/** mkdir(2); returns the code of a failure that the caller can do something about. */
-function tryMkdir(path: Buffer, mode: number): string | undefined {
-  try {
-    mkdirSync(path, { mode });
-    return undefined;
-  } catch (error) {
-    const code = codeOf(error);
-    if (code === "ENOENT" || code === "ENOTDIR" || code === "EEXIST") return code;
-    throw error;
-  }
-}
-
-function deviceMode(entry: TarEntry): number {
-  return (entry.type === "char" ? S_IFCHR : S_IFBLK) | 0o600;
-}
-
-function deviceOf(entry: TarEntry): number {
-  const { major, minor } = entry;
-  // Longer numbers would be cut, and name another device.
-  if (major < 0 || major > 0xfff || minor < 0 || minor > 0xfffff)
-    throw new TarError(`device ${major}:${minor}`);
-  return deviceNumber(major, minor);
-}
-
-function isWhiteout(stat: { isCharacterDevice(): boolean; rdev: number }): boolean {
-  return stat.isCharacterDevice() && stat.rdev === 0;
-}
-
-/** Names the entry in a failure that is the archive's fault; a full disk stays what it is. */
-function explain(error: unknown, entry: TarEntry): unknown {
-  if (error instanceof TarError || ENVIRONMENT.has(codeOf(error))) return error;
-  // The message of an error of node:fs has the path in it, of any length and with any byte.
-  const code = codeOf(error);
-  const cause = error instanceof SyscallError || code === "" ? messageOf(error) : code;
-  return new TarError(`entry ${quote(entry.name)} (${entry.type}): ${cause}`);
-}
-
-const ENVIRONMENT = new Set(["ENOSPC", "EDQUOT", "EIO", "EROFS", "EMFILE", "ENFILE", "ENOMEM"]);

@@ -31,7 +31,8 @@ export function parseHeader(block: Buffer): TarHeader {
   const isGnu = magic === GNU_MAGIC;
   // star has times behind a shorter prefix.
   const isStar = isUstar && block.toString("latin1", 508, 512) === "tar\0";
-  const prefix = isUstar ? text(block, 345, isStar ? 131 : 155) : NOTHING;
+  const hasPrefix = isUstar || (isGnu && hasGoPrefix(block));
+  const prefix = hasPrefix ? text(block, 345, isStar ? 131 : 155) : NOTHING;
   const name = text(block, 0, 100);
   return {
     name: prefix.length === 0 ? name : Buffer.concat([prefix, Buffer.from("/"), name]),
@@ -46,6 +47,22 @@ export function parseHeader(block: Buffer): TarHeader {
     major: isUstar || isGnu ? parseNumber(block, 329, 8, "devmajor") : 0,
     minor: isUstar || isGnu ? parseNumber(block, 337, 8, "devminor") : 0,
   };
+}
+
+/**
+ * Where ustar's prefix is, GNU tar has two times, or nothing. Go wrote a prefix there until 2016, and reads
+ * what is no time as one.
+ */
+function hasGoPrefix(block: Buffer): boolean {
+  try {
+    for (const offset of [345, 357]) {
+      if (block[offset] !== 0) parseNumber(block, offset, 12, "time");
+    }
+    return false;
+  } catch (error) {
+    if (error instanceof TarError) return text(block, 345, 155).every((byte) => byte < 0x80);
+    throw error;
+  }
 }
 
 /** The sum of all bytes with the checksum's own field as spaces; old writers summed signed bytes. */

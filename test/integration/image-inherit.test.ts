@@ -155,6 +155,21 @@ test("a directory that a layer reaches by its own symlink is that of the real pa
   expect(await check()).toEqual(whole(2));
 });
 
+test("a directory that no layer below has is as the one that it is in makes it", async () => {
+  const image = await node.store.images.pull(
+    await push(
+      [
+        { name: "group/", type: "5", mode: 0o2775, gid: 5 },
+        { name: "group/new/x", data: "x" },
+      ],
+      [{ name: "group/other/x", data: "x" }],
+    ),
+  );
+  expect(inLayer(image, 0, ["group", "group/new"])).toEqual(["2775 0:5", "2755 0:5"]);
+  expect(inLayer(image, 1, ["group"])).toEqual(["2775 0:5"]);
+  expect(await check()).toEqual(whole(2));
+});
+
 test("attributes of overlayfs that a layer below has are not handed on", async () => {
   const image = await node.store.images.pull(
     await push([{ name: "d/.wh..wh..opq" }], [{ name: "d/x", data: "x" }]),

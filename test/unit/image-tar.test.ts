@@ -224,6 +224,19 @@ test("numbers are read with zeros before them, names of star end where its times
   ]);
 });
 
+test("a prefix in the format of GNU tar, as Go wrote it, is part of the name; times are not", () => {
+  const archive = tarball([{ name: "a" }, { name: "b" }]);
+  for (const [start, text] of [
+    [0, "some/directory"],
+    [512, "14524770000\x0014524770000"],
+  ] as const) {
+    archive.write("ustar  \0", start + 257, "latin1");
+    archive.write(text, start + 345, "latin1");
+    resum(archive.subarray(start, start + 512));
+  }
+  expect(names(parse(archive))).toEqual(["some/directory/a", "b"]);
+});
+
 test("nobody is nobody, also as a negative number", () => {
   const [entry] = parse(tarball([{ name: "a", pax: { uid: "-2", gid: "4294967294" } }]));
   expect([entry?.uid, entry?.gid]).toEqual([4294967294, 4294967294]);
