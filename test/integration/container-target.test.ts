@@ -1,10 +1,11 @@
-/** Containers in the PID namespace of another one, which may end, and whose number another may get. */
+/** Containers in the PID namespace of another one, and monitors: they may end, and others get their numbers. */
 import { afterAll, afterEach, beforeAll, expect, test } from "bun:test";
 import { readlinkSync } from "node:fs";
 import { NamespaceMode } from "../../src/gen/runtime/v1/security_pb.ts";
+import { isMonitor } from "../../src/monitor/start.ts";
 import { mountsBelow } from "../fixtures/leftovers.ts";
 import { type ContainerConfig, refusal, startNode, type TestNode } from "../fixtures/pods.ts";
-import { takeNumber } from "../fixtures/process-numbers.ts";
+import { endNumber, takeNumber } from "../fixtures/process-numbers.ts";
 import { until } from "../fixtures/until.ts";
 
 let node: TestNode;
@@ -56,7 +57,7 @@ test("a target that ends, and whose number another process gets, is not taken fo
   takeNumber(pid);
   expect(pidNamespace(pid)).toBe(pidNamespace(process.pid));
   node.open("create");
-  const refused = await creation.finally(() => process.kill(pid, "SIGKILL"));
+  const refused = await creation.finally(() => endNumber(pid));
   expect(refused.code).toBe("FailedPrecondition");
   expect(refused.message).toContain(`namespace_options.target_id: container ${target.id}`);
   expect((await node.runtime.listContainers({})).containers.map(({ id }) => id)).toEqual([
@@ -80,4 +81,16 @@ test("a daemon that is killed while such a container is made leaves nothing of i
     () => !mountsBelow(node.directory).some((path) => path.endsWith("/ns-target")),
   );
   await node.run(pod, into(target.id));
+});
+
+test("a pod's monitor is known by its arguments, not by its number", async () => {
+  const pod = await node.pod();
+  const { info } = await node.runtime.podSandboxStatus({ podSandboxId: pod.id, verbose: true });
+  const { pid } = JSON.parse(info.info ?? "") as { pid: number };
+  expect([isMonitor(pid, pod.id), isMonitor(pid, "another")]).toEqual([true, false]);
+  await node.remove(pod);
+  takeNumber(pid);
+  const taken = isMonitor(pid, pod.id);
+  await endNumber(pid);
+  expect(taken).toBe(false);
 });

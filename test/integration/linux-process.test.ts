@@ -3,7 +3,7 @@ import { expect, test } from "bun:test";
 import { existsSync, readFileSync } from "node:fs";
 import { runCommand } from "../../src/linux/command.ts";
 import { argumentsOf, killIf } from "../../src/linux/process.ts";
-import { takeNumber } from "../fixtures/process-numbers.ts";
+import { endNumber, takeNumber } from "../fixtures/process-numbers.ts";
 import { until } from "../fixtures/until.ts";
 
 test("a process is killed when it is the right one, and one that is gone is fine", async () => {
@@ -16,7 +16,7 @@ test("a process is killed when it is the right one, and one that is gone is fine
   killIf(child.pid, () => true);
 });
 
-test("a process that gets the number after the right one was found is not killed", () => {
+test("a process that gets the number after the right one was found is not killed", async () => {
   const { stdout } = Bun.spawnSync(["sh", "-c", "sleep 2000 >/dev/null 2>&1 & echo $!"]);
   const pid = Number(stdout.toString());
   killIf(pid, () => {
@@ -26,7 +26,7 @@ test("a process that gets the number after the right one was found is not killed
     return true;
   });
   expect(argumentsOf(pid)).toContain("1000");
-  process.kill(pid, "SIGKILL");
+  await endNumber(pid);
 });
 
 test("a command's deadline does not kill the group of a process that has its number now", async () => {
@@ -40,7 +40,7 @@ test("a command's deadline does not kill the group of a process that has its num
   await until("its end", () => !existsSync(`/proc/${own}`));
   takeNumber(own);
   expect(await command).toMatchObject({ timedOut: true });
-  process.kill(holder, "SIGKILL");
+  await endNumber(holder);
   expect(argumentsOf(own)).toContain("1000");
-  process.kill(own, "SIGKILL");
+  await endNumber(own);
 });
