@@ -30,7 +30,7 @@ export function setXattrs(path: Buffer, entry: TarEntry): void {
   for (const [name, value] of entry.xattrs) {
     if (name === IGNORED) continue;
     try {
-      setXattr(path, name, value);
+      surely(() => setXattr(path, name, value));
     } catch (error) {
       const code = codeOf(error);
       const mayFail = code === "EOPNOTSUPP" || (code === "EPERM" && name.startsWith("user."));
@@ -39,10 +39,20 @@ export function setXattrs(path: Buffer, entry: TarEntry): void {
   }
 }
 
+/** Again, when a file that is there is said not to be: what `errno` is in a changed root is not certain. */
+function surely<T>(call: () => T): T {
+  try {
+    return call();
+  } catch (error) {
+    if (codeOf(error) !== "ENOENT") throw error;
+    return call();
+  }
+}
+
 /** What is there of an entry's attributes now, by the CRC-32 of their values; undefined when nothing is. */
 export function xattrsThere(path: Buffer, entry: TarEntry): Record<string, number> | undefined {
   const there = [...entry.xattrs.keys()].flatMap((name): Array<[string, number]> => {
-    const value = name === IGNORED ? undefined : getXattr(path, name);
+    const value = name === IGNORED ? undefined : surely(() => getXattr(path, name));
     return value === undefined ? [] : [[name, crc32(value)]];
   });
   return there.length === 0 ? undefined : Object.fromEntries(there);
