@@ -94,32 +94,31 @@ export class ListBudget<T extends object> {
   }
 }
 
-const OWN = "io.kubernetes.";
-/** The kubelet's own are few and short; but it also keeps a container's hooks and ports in annotations. */
-const OWN_LENGTH_LIMIT = 512;
-const OWN_COUNT_LIMIT = 32;
-
 /**
- * Leaves the kubelet's own, which it needs in lists: whose a container is ("io.kubernetes.pod.uid" and
- * others), and whether it still is as its pod wants it ("io.kubernetes.container.hash").
+ * What the kubelet reads in lists (pkg/kubelet/kuberuntime/labels.go): whose a container is, and whether it
+ * still is as its pod wants it. By their whole names: others with the same beginning may be a pod's own.
  */
+const KUBELETS = [
+  "io.kubernetes.pod.name",
+  "io.kubernetes.pod.namespace",
+  "io.kubernetes.pod.uid",
+  "io.kubernetes.container.name",
+  "io.kubernetes.container.hash",
+  "io.kubernetes.container.restartCount",
+];
+/** A name in Kubernetes has up to 253. */
+const KUBELETS_VALUE_LIMIT = 512;
+
+/** Leaves the kubelet's own. */
 export function onlyKubelets<
   Field extends "annotations" | "labels",
   T extends { [F in Field]: Record<string, string> },
 >(field: Field): Trim<T> {
-  const isOwn = ([name, value]: [string, string]) =>
-    name.startsWith(OWN) && name.length + value.length <= OWN_LENGTH_LIMIT;
-  const found = new WeakMap<object, Record<string, string>>();
-  const ownOf = (record: Record<string, string>) => {
-    const own = Object.entries(record).filter(isOwn).slice(0, OWN_COUNT_LIMIT);
-    return Object.fromEntries(own);
+  const ownOf = (record: Readonly<Record<string, string | undefined>>) => {
+    const own = KUBELETS.map((name): [string, string] => [name, record[name] ?? ""]);
+    return Object.fromEntries(
+      own.filter(([, value]) => value !== "" && value.length <= KUBELETS_VALUE_LIMIT),
+    );
   };
-  return {
-    what: field,
-    trim(entry) {
-      const own = found.get(entry[field]) ?? ownOf(entry[field]);
-      found.set(entry[field], own);
-      return { ...entry, [field]: own };
-    },
-  };
+  return { what: field, trim: (entry) => ({ ...entry, [field]: ownOf(entry[field]) }) };
 }

@@ -18,8 +18,11 @@ const ALL = { filter: undefined };
 
 /** Kubernetes allows 256 KiB of them, as few long or as many short ones. */
 const LONG = { note: "é".repeat(120_000) };
-const MANY = Object.fromEntries(Array.from({ length: 20_000 }, (_, index) => [`n${index}`, "x"]));
+const MANY = Object.fromEntries(
+  Array.from({ length: 20_000 }, (_, index) => [`io.kubernetes.pod.n${index}`, "x"]),
+);
 const OWN_LABELS = {
+  "io.kubernetes.container.name": "c",
   "io.kubernetes.pod.name": "p".repeat(253),
   "io.kubernetes.pod.uid": "uid",
 };
@@ -44,7 +47,8 @@ function hostile(count: number, small = 0) {
     if (index < small)
       return { metadata, labels: OWN_LABELS, annotations: { ...HASH, own: "kept" } };
     const image = { image: "sha256:1", annotations: LONG, userSpecifiedImage: "u".repeat(1000) };
-    const labels = { ...OWN_LABELS, ...(index % 2 === 0 ? LONG : MANY) };
+    // Before the kubelet's own.
+    const labels = { ...(index % 2 === 0 ? LONG : MANY), ...OWN_LABELS };
     return { metadata, image, labels, annotations: { ...HASH, ...LONG } };
   };
   const long = [0, 1].map((index) => ContainerConfig.fromPartial(config(small + index)));
