@@ -21,11 +21,14 @@ export function readRequestHead(
     handOver(head);
   };
   const onData = (chunk: Buffer) => {
-    const searched = Math.max(0, read.length - END.length + 1);
-    read = Buffer.concat([read, chunk]);
-    const at = read.indexOf(END, searched);
-    const length = at < 0 ? limitBytes + 1 : at + END.length;
-    if (at >= 0 || read.length > limitBytes) end(read.subarray(0, length), read.subarray(length));
+    const before = read.length;
+    // No more is copied than a block may have: chunks are of half a megabyte.
+    const part = chunk.subarray(0, limitBytes + 1 - before);
+    read = before === 0 ? part : Buffer.concat([read, part]);
+    const at = read.indexOf(END, Math.max(0, before - END.length + 1));
+    if (at < 0 && read.length <= limitBytes) return;
+    const length = at < 0 ? read.length : at + END.length;
+    end(read.subarray(0, length), chunk.subarray(length - before));
   };
   const onEnd = () => end(read, Buffer.alloc(0));
   socket.on("data", onData).on("end", onEnd);

@@ -191,7 +191,8 @@ export class StreamingServer {
   }
 
   #read(socket: Socket): void {
-    readRequestHead(socket, MAX_HEADER_BYTES, (head) => {
+    // So much is too long however the parser counts, and it says so.
+    readRequestHead(socket, 2 * MAX_HEADER_BYTES, (head) => {
       this.#http.emit("connection", socket);
       socket.emit("data", head);
     });
