@@ -81,6 +81,8 @@ const EINVAL = 22;
 const ERANGE_RETRIES = 5;
 /** The most that the kernel gives (limits.h). */
 const XATTR_LIST_MAX = 64 * 1024;
+/** Scratch memory: calls are synchronous, and there may be very many. */
+const names = buffer(XATTR_LIST_MAX);
 
 /** The kernel's encoding of a device number in mknod(2). */
 export function deviceNumber(major: number, minor: number): number {
@@ -129,7 +131,6 @@ export function getXattr(
 /** llistxattr(2): the names of all that `getXattr` would find; none where they are not supported. */
 export function listXattrs(path: string | Uint8Array): string[] {
   const where = cstring(path);
-  const names = buffer(XATTR_LIST_MAX);
   let length: number;
   try {
     length = check(c.llistxattr(where, names, names.length), "llistxattr", text(path));
