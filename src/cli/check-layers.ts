@@ -8,29 +8,30 @@ import { readFileSync, writeSync } from "node:fs";
 import { setPriority } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { confine } from "../linux/confine.ts";
 import { checkLayer } from "../storage/check-layer.ts";
 
 const NICE = 10;
 
 /**
- * `check-layers --layers DIR --indexes DIR [--fast]`: standard input has a layer's name on each line,
- * standard output gets a line of JSON for each (src/image/layer-checker.ts). $SQLITE_TMPDIR takes what
- * does not fit into memory.
+ * `check-layers --root DIR [--fast]`: standard input has a layer's name on each line, standard output gets a
+ * line of JSON for each (src/image/layer-checker.ts). DIR, which becomes the root, holds "layers" and
+ * "indexes". $SQLITE_TMPDIR takes what does not fit into memory.
  */
 export function checkLayers(args: readonly string[]): void {
   const { values } = parseArgs({
     args: [...args],
     options: {
-      layers: { type: "string" },
-      indexes: { type: "string" },
+      root: { type: "string" },
       fast: { type: "boolean", default: false },
     },
   });
-  const { layers, indexes, fast } = values;
-  if (layers === undefined || indexes === undefined) throw new Error("a directory is missing");
+  const { root, fast } = values;
+  if (root === undefined) throw new Error("--root is missing");
   setPriority(NICE);
+  confine(root, "look");
   for (const name of readFileSync(0, "utf8").split("\n").filter(Boolean)) {
-    const problems = checkLayer(join(layers, name), join(indexes, name), fast);
+    const problems = checkLayer(join("/layers", name), join("/indexes", name), fast);
     writeSync(1, `${JSON.stringify({ name, problems })}\n`);
   }
 }

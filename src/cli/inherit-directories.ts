@@ -2,19 +2,9 @@
 import { readFileSync } from "node:fs";
 import { setPriority } from "node:os";
 import { parseArgs } from "node:util";
-import {
-  type Capability,
-  keepOnlyCapabilities,
-  readCapabilities,
-  setNoNewPrivileges,
-} from "../linux/capabilities.ts";
 import { inheritDirectories } from "../storage/inherit-directories.ts";
 
 const NICE = 5;
-/** SYS_ADMIN: trusted.* extended attributes. */
-const CAPABILITIES: readonly Capability[] = [
-  ...(["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETFCAP", "SYS_ADMIN"] as const),
-];
 
 /**
  * `inherit-directories --layer DIR --index FILE`: standard input has the directories of the layers below,
@@ -28,8 +18,6 @@ export function inherit(args: readonly string[]): void {
   const { layer, index } = values;
   if (layer === undefined || index === undefined) throw new Error("a path is missing");
   setPriority(NICE);
-  setNoNewPrivileges();
-  keepOnlyCapabilities(CAPABILITIES, readCapabilities().permitted);
   const below = readFileSync(0, "utf8").split("\n").filter(Boolean);
   inheritDirectories({ layer, indexFile: index, below });
 }

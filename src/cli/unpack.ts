@@ -1,8 +1,8 @@
 /**
  * `crib unpack`: unpacks one layer from standard input into a directory. Only `crib serve` calls it.
  *
- * A process of its own per layer, so that it can be locked into the layer's directory (chroot), lose
- * all privileges that unpacking does not need, and be killed. It does everything synchronously.
+ * A process of its own per layer, so that it can be locked into the layer's directory, lose all
+ * privileges that unpacking does not need, and be killed. It does everything synchronously.
  */
 import { createHash } from "node:crypto";
 import { fsyncSync, readSync, writeSync } from "node:fs";
@@ -14,14 +14,9 @@ import { LayerWriter } from "../image/layer-writer.ts";
 import { TarParser } from "../image/tar.ts";
 import { LimitError, TarError } from "../image/tar-error.ts";
 import type { UnpackReport } from "../image/unpack-report.ts";
-import {
-  type Capability,
-  keepOnlyCapabilities,
-  readCapabilities,
-  setNoNewPrivileges,
-} from "../linux/capabilities.ts";
+import { confine } from "../linux/confine.ts";
 import { codeOf } from "../linux/errno.ts";
-import { changeRoot, syncFileSystem } from "../linux/file.ts";
+import { syncFileSystem } from "../linux/file.ts";
 import { waitReadable } from "../linux/poll.ts";
 
 const READ_BYTES = 256 * 1024;
@@ -30,16 +25,6 @@ const EAGAIN_PAUSE_MS = 1;
 const NICE = 5;
 /** Written at once. */
 const INDEX_LINES = 500;
-
-const CAPABILITIES: readonly Capability[] = [
-  "CHOWN",
-  "DAC_OVERRIDE",
-  "FOWNER",
-  "FSETID",
-  "MKNOD",
-  "SETFCAP",
-  "SYS_ADMIN", // trusted.* extended attributes
-];
 
 /**
  * `unpack --directory DIR --max-bytes N --max-entries N`. Reports lines of JSON (`UnpackReport`) on
@@ -69,19 +54,23 @@ function run(args: readonly string[]): UnpackReport {
   if (values.directory === undefined) throw new Error("--directory is missing");
   const maxBytes = positive(values["max-bytes"], "--max-bytes");
   const maxEntries = positive(values["max-entries"], "--max-entries");
-  confine(values.directory);
+  // The daemon's answers and the node's pods come first.
+  setPriority(NICE);
+  process.umask(0);
+  confine(values.directory, "make");
   const index = new IndexFile(values["index-fd"]);
   const writer = new LayerWriter({
     maxEntries,
     maxHoleBytes: maxBytes,
     index: (line) => index.write(line),
   });
-  const diffId = pipe(new TarParser(writer), maxBytes, () =>
-    say({ kind: "progress", ...writer.usage() }),
+  const { diffId, taken } = pipe(new TarParser(writer), maxBytes, (now) =>
+    say({ kind: "progress", ...writer.usage(), taken: now }),
   );
+  say({ kind: "taken" });
   const usage = writer.finish();
   index.flush();
-  say({ kind: "progress", ...usage });
+  say({ kind: "progress", ...usage, taken });
   // Before the row that makes it a layer: an image must be whole after a power cut.
   syncFileSystem("/");
   index.sync();
@@ -122,27 +111,21 @@ function positive(text: string | undefined, name: string): number {
   return value;
 }
 
-function confine(directory: string): void {
-  // The daemon's answers and the node's pods come first.
-  setPriority(NICE);
-  const { permitted } = readCapabilities();
-  process.umask(0);
-  changeRoot(directory);
-  setNoNewPrivileges();
-  keepOnlyCapabilities(CAPABILITIES, permitted);
-}
-
 /**
- * Reads standard input to its end through decoder, digest and parser; returns the diffID. Calls `tell`
- * once a second while bytes come, and when none have come for a second.
+ * Reads standard input to its end through decoder, digest and parser; returns the diffID, and how many bytes
+ * it has taken. Calls `tell` with that once a second while bytes come, and when none have come for a second.
  */
-function pipe(parser: TarParser, maxBytes: number, tell: () => void): string {
+function pipe(
+  parser: TarParser,
+  maxBytes: number,
+  tell: (taken: number) => void,
+): { diffId: string; taken: number } {
   const hash = createHash("sha256");
-  let bytes = 0;
+  let [taken, bytes] = [0, 0];
   let [toldAt, toldBytes] = [performance.now(), 0];
   const report = (now: number) => {
     [toldAt, toldBytes] = [now, bytes];
-    tell();
+    tell(taken);
   };
   const decoder = createDecoder((chunk) => {
     bytes += chunk.length;
@@ -160,10 +143,11 @@ function pipe(parser: TarParser, maxBytes: number, tell: () => void): string {
     const count = read(input);
     if (count === 0) break;
     decoder.write(input.subarray(0, count));
+    taken += count;
   }
   decoder.end();
   parser.finish();
-  return `sha256:${hash.digest("hex")}`;
+  return { diffId: `sha256:${hash.digest("hex")}`, taken };
 }
 
 function read(input: Buffer): number {

@@ -1,10 +1,16 @@
 /** The daemon's side of `crib inherit-directories`. */
 import { dirname } from "node:path";
 import { CribError } from "../error.ts";
+import type { Capability } from "../linux/capabilities.ts";
 import { haveSameAttributes, type InheritOptions } from "../storage/inherit-directories.ts";
+import type { ChildCommand } from "./confined-child.ts";
 import { throwIfAborted } from "./http.ts";
 
 const STDERR_LIMIT = 2000;
+/** SYS_ADMIN: trusted.* extended attributes. */
+const CAPABILITIES: readonly Capability[] = [
+  ...(["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "SETFCAP", "SYS_ADMIN"] as const),
+];
 /** It writes back to disk in the end. */
 const DEADLINE_MS = 15 * 60 * 1000;
 
@@ -23,16 +29,18 @@ export interface Unmentioned {
  */
 export async function inheritInChild(
   { implied, hasRoot }: Unmentioned,
-  options: InheritOptions & { executable: readonly string[]; what: string },
+  options: InheritOptions & { child: ChildCommand; what: string },
   signal: AbortSignal,
 ): Promise<void> {
-  const { layer, indexFile, below, executable, what } = options;
+  const { layer, indexFile, below, child: command, what } = options;
   const [nearest] = below;
   if (nearest === undefined) return;
   if (implied === 0 && (hasRoot || haveSameAttributes(layer, nearest))) return;
   throwIfAborted(signal);
   const child = Bun.spawn({
-    cmd: [...executable, "inherit-directories", "--layer", layer, "--index", indexFile],
+    cmd: command({ capabilities: CAPABILITIES, root: layer }, [
+      ...["inherit-directories", "--layer", layer, "--index", indexFile],
+    ]),
     env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", SQLITE_TMPDIR: dirname(indexFile) },
     cwd: "/",
     stdio: [Buffer.from(below.join("\n")), "ignore", "pipe"],

@@ -4,6 +4,7 @@ import type { Config } from "../config/config.ts";
 import { CribError } from "../error.ts";
 import type { LayerStore } from "../storage/layers.ts";
 import type { BlobSource } from "./blob.ts";
+import type { ChildCommand } from "./confined-child.ts";
 import type { Image, ImageSource, ImageStore } from "./image-store.ts";
 import { LayerPuller, type WantedLayer } from "./layer-puller.ts";
 import type { Descriptor } from "./manifest.ts";
@@ -15,8 +16,7 @@ export interface ImageBuilderOptions {
   config: Config["image"];
   layers: LayerStore;
   store: ImageStore;
-  /** argv to run Crib again, absolute paths. */
-  executable: readonly string[];
+  child: ChildCommand;
   progress: Progress;
 }
 
@@ -35,13 +35,13 @@ export class ImageBuilder {
   readonly #puller: LayerPuller;
   readonly #maxBytes: number;
 
-  constructor({ config, layers, store, executable, progress }: ImageBuilderOptions) {
+  constructor({ config, layers, store, child, progress }: ImageBuilderOptions) {
     this.#layers = layers;
     this.#store = store;
     this.#maxBytes = config.max_layer_bytes;
     this.#puller = new LayerPuller({
       store: layers,
-      executable,
+      child,
       maxParallel: config.max_parallel_layers,
       maxBytes: config.max_layer_bytes,
       maxEntries: config.max_layer_entries,

@@ -10,6 +10,7 @@ import { CribError } from "../error.ts";
 import { log } from "../observe/log.ts";
 import { LayerStore } from "../storage/layers.ts";
 import { sizeOfFiles } from "../storage/usage.ts";
+import type { ChildCommand } from "./confined-child.ts";
 import type { Auth } from "./credentials.ts";
 import type { ImageDocuments } from "./image-documents.ts";
 import { type Image, ImageStore } from "./image-store.ts";
@@ -29,7 +30,7 @@ export interface ImagesOptions {
   root: string;
   config: Config;
   database: Database;
-  /** argv to run Crib again, absolute paths: ["/proc/self/exe"], or Bun and the main file. */
+  /** argv to run Crib again, paths that hold in any process: /proc/PID/exe, or Bun and the main file. */
   executable: readonly string[];
 }
 
@@ -290,21 +291,22 @@ export class Images {
   }
 
   async #makeWorkers(): Promise<Workers> {
-    const [{ Bandwidth }, { ImageBuilder }, { Puller }, { Importer }, { Repair }] =
+    const [{ Bandwidth }, { ImageBuilder }, { Puller }, { Importer }, { Repair }, child] =
       await Promise.all([
         import("./bandwidth.ts"),
         import("./image-builder.ts"),
         import("./puller.ts"),
         import("./importer.ts"),
         import("./repair.ts"),
+        this.#childCommand(),
       ]);
-    const { config, executable } = this.#options;
+    const { config } = this.#options;
     const limit = config.image.download_limit_bytes_per_second;
     const options = {
       config: config.image,
       layers: this.#layers,
       store: this.#store,
-      executable,
+      child,
       progress: this.progress,
       bandwidth: limit === 0 ? undefined : new Bandwidth(limit),
     };
@@ -315,6 +317,16 @@ export class Images {
       importer: new Importer({ ...options, builder, scratch }),
       repair: new Repair({ ...options, builder, scratch }),
     };
+  }
+
+  async #childCommand(): Promise<ChildCommand> {
+    const [{ childCommand }, { monitorBinary }] = await Promise.all([
+      import("./confined-child.ts"),
+      import("../monitor/binary.ts"),
+    ]);
+    const { config, executable, root } = this.#options;
+    // Debian and systemd mount /run noexec.
+    return childCommand(executable, () => monitorBinary(config.crib.state, root));
   }
 }
 

@@ -1,11 +1,11 @@
 /** The daemon's side of `crib check-layers`. */
 import * as v from "valibot";
 import { CribError } from "../error.ts";
+import type { ChildCommand, Confinement } from "./confined-child.ts";
 import { throwIfAborted } from "./http.ts";
 
 export interface LayerCheckOptions {
-  /** argv to run Crib again, to which the subcommand is added. */
-  executable: readonly string[];
+  child: ChildCommand;
   /** `<root>/layers` and `<root>/layer-index`. */
   layers: string;
   indexes: string;
@@ -23,6 +23,22 @@ export interface CheckedLayer {
 const checkedSchema = v.object({ name: v.string(), problems: v.array(v.string()) });
 const STDERR_LIMIT = 2000;
 
+/** `/layers`, which it reads, and `/indexes`, where it also notes things. */
+export function checkConfinement({
+  layers,
+  indexes,
+}: Record<"layers" | "indexes", string>): Confinement {
+  return {
+    // The second for extended attributes trusted.*.
+    capabilities: ["DAC_READ_SEARCH", "SYS_ADMIN"],
+    root: layers,
+    mounts: [
+      { source: layers, name: "layers" },
+      { source: indexes, name: "indexes", writable: true },
+    ],
+  };
+}
+
 /**
  * Compares the layers with their lists of files, one after the other.
  *
@@ -30,18 +46,17 @@ const STDERR_LIMIT = 2000;
  */
 export async function* checkLayers(
   names: readonly string[],
-  { executable, layers, indexes, fast }: LayerCheckOptions,
+  { child: command, layers, indexes, fast }: LayerCheckOptions,
   signal: AbortSignal,
 ): AsyncGenerator<CheckedLayer, void, void> {
   const child = Bun.spawn({
-    cmd: [
-      ...executable,
+    cmd: command(checkConfinement({ layers, indexes }), [
       "check-layers",
-      ...["--layers", layers, "--indexes", indexes],
+      ...["--root", layers],
       ...(fast ? ["--fast"] : []),
-    ],
+    ]),
     // Notes of layers with very many files go where the lists are.
-    env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", SQLITE_TMPDIR: indexes },
+    env: { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", SQLITE_TMPDIR: "/indexes" },
     cwd: "/",
     stdio: [Buffer.from(names.join("\n")), "pipe", "pipe"],
   });

@@ -6,6 +6,7 @@ import { log } from "../observe/log.ts";
 import type { Layer, LayerStore } from "../storage/layers.ts";
 import type { Usage } from "../storage/usage.ts";
 import { type BlobSource, streamBlob } from "./blob.ts";
+import type { ChildCommand } from "./confined-child.ts";
 import { inheritInChild, type Unmentioned } from "./directory-inheritor.ts";
 import { throwIfAborted } from "./http.ts";
 import type { Descriptor } from "./manifest.ts";
@@ -34,8 +35,7 @@ interface UnpackedLayer {
 
 export interface LayerPullerOptions {
   store: LayerStore;
-  /** argv to run Crib again. */
-  executable: readonly string[];
+  child: ChildCommand;
   /** Over all pulls. */
   maxParallel: number;
   maxBytes: number;
@@ -153,7 +153,7 @@ export class LayerPuller {
     clients: readonly BlobSource[],
     signal: AbortSignal,
   ): Promise<UnpackedLayer> {
-    const { store, executable, maxBytes, maxEntries, noProgressMs, progress } = this.#options;
+    const { store, child, maxBytes, maxEntries, noProgressMs, progress } = this.#options;
     const what = `layer ${descriptor.digest}`;
     const name = store.stage();
     try {
@@ -162,7 +162,7 @@ export class LayerPuller {
       const blob = streamBlob(clients, descriptor, signal);
       const onUsage = (usage: Usage) => store.grow(name, usage);
       const limits = { maxBytes, maxEntries, noProgressMs };
-      const unpack = { executable, directory, indexFile, ...limits, onUsage, what };
+      const unpack = { child, directory, indexFile, ...limits, onUsage, what };
       return await progress.download(chainId, async (count) => {
         const done = await this.#windows.run(count(blob), what, signal, (bytes) =>
           unpackLayer(bytes, unpack, signal),
@@ -199,13 +199,13 @@ export class LayerPuller {
     { layer, unmentioned }: UnpackedLayer,
     signal: AbortSignal,
   ): Promise<void> {
-    const { store, executable } = this.#options;
+    const { store, child } = this.#options;
     const directories = below.flatMap((chainId) => store.get(chainId)?.directory ?? []);
     const options = {
       layer: store.path(layer.directory),
       indexFile: store.indexFile(layer.directory),
       below: directories.map((name) => store.path(name)),
-      executable,
+      child,
       what: `layer ${descriptor.digest}`,
     };
     await inheritInChild(unmentioned, options, signal);

@@ -8,6 +8,7 @@ import { type Archive, openArchive } from "./archive.ts";
 import type { ScratchOptions } from "./archive-files.ts";
 import type { Bandwidth } from "./bandwidth.ts";
 import type { BlobSource } from "./blob.ts";
+import type { ChildCommand } from "./confined-child.ts";
 import type { ImageBuilder } from "./image-builder.ts";
 import type { ImageSource, ImageStore } from "./image-store.ts";
 import { checkLayers } from "./layer-checker.ts";
@@ -31,8 +32,7 @@ export interface CheckReport {
 export interface RepairOptions {
   config: Config["image"];
   layers: LayerStore;
-  /** argv to run Crib again, absolute paths. */
-  executable: readonly string[];
+  child: ChildCommand;
   store: ImageStore;
   builder: ImageBuilder;
   scratch: ScratchOptions;
@@ -52,13 +52,13 @@ export class Repair {
     repair: boolean;
     signal: AbortSignal;
   }): Promise<CheckReport> {
-    const { layers, executable } = this.#options;
+    const { layers, child } = this.#options;
     const report: CheckReport = { checkedLayers: 0, damaged: [] };
     const wanted = layers.list().filter(({ chainId }) => !layers.isRetired(chainId));
     const byName = new Map(wanted.map(({ directory, chainId }) => [directory, chainId]));
     const directories = { layers: layers.directory, indexes: layers.indexDirectory };
     const { fast, repair, signal } = options;
-    const checked = checkLayers([...byName.keys()], { executable, ...directories, fast }, signal);
+    const checked = checkLayers([...byName.keys()], { child, ...directories, fast }, signal);
     for await (const { name, problems } of checked) {
       // It may have gone, or been replaced, meanwhile.
       const layer = layers.get(byName.get(name) ?? "");

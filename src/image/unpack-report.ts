@@ -4,8 +4,10 @@ import * as v from "valibot";
 const count = v.pipe(v.number(), v.safeInteger(), v.minValue(0));
 
 export const unpackReportSchema = v.variant("kind", [
-  /** `bytes` and `inodes` as below, until now. */
-  v.object({ kind: v.literal("progress"), bytes: count, inodes: count }),
+  /** `bytes` and `inodes` as below, until now; `taken` of the compressed bytes it is done with. */
+  v.object({ kind: v.literal("progress"), bytes: count, inodes: count, taken: count }),
+  /** It is done with all of them, and writes back to disk; nothing is said while the kernel does that. */
+  v.object({ kind: v.literal("taken") }),
   v.object({
     kind: v.literal("done"),
     diffId: v.pipe(v.string(), v.regex(/^sha256:[0-9a-f]{64}$/)),

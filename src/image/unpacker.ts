@@ -3,13 +3,13 @@ import { closeSync, openSync } from "node:fs";
 import * as v from "valibot";
 import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
+import type { ChildCommand, Confinement } from "./confined-child.ts";
 import { canceled } from "./http.ts";
 import type { UnpackReport } from "./unpack-report.ts";
 import { unpackReportSchema } from "./unpack-report.ts";
 
 export interface UnpackOptions {
-  /** argv to run Crib again, to which the subcommand is added. */
-  executable: readonly string[];
+  child: ChildCommand;
   /** An empty directory, which becomes the layer. */
   directory: string;
   /** Takes the layer's list of files; replaced. */
@@ -34,8 +34,15 @@ const READ_ON_LIMIT_BYTES = 256 * 1024 * 1024;
  * compiler 20,000 small files take a fifth less time, and large ones as much as with it.
  */
 const ENVIRONMENT = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", BUN_JSC_useFTLJIT: "0" };
-/** After the last byte the child writes back to disk; it says nothing while the kernel does that. */
+/** When it has taken all bytes the child writes back to disk; it says nothing while the kernel does that. */
 const SYNC_LIMIT_MS = 15 * 60 * 1000;
+
+/** The layer's directory is all that it has. */
+export function unpackConfinement(directory: string): Confinement {
+  const ofOwners = ["CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID"] as const;
+  // Devices and whiteouts; files' capabilities; extended attributes trusted.*.
+  return { capabilities: [...ofOwners, "MKNOD", "SETFCAP", "SYS_ADMIN"], root: directory };
+}
 
 /**
  * Unpacks the bytes of a layer. When `layer` throws (a broken connection, a wrong digest), the child is
@@ -72,26 +79,29 @@ class UnpackChild {
   #killedBy: unknown;
   #last: UnpackReport | undefined;
   #timer: ReturnType<typeof setTimeout> | undefined;
-  /** Of the running timer; 0 when there is none. */
-  #limitMs = 0;
   #ended = false;
+  /** Compressed bytes, as far as the child has said. */
+  #taken = 0;
+  #allTaken = false;
 
   constructor(options: UnpackOptions) {
     this.#options = options;
-    const { executable, directory, indexFile, maxBytes, maxEntries } = options;
+    const { child, directory, indexFile, maxBytes, maxEntries } = options;
     const index = openSync(indexFile, "w", 0o600);
-    this.#process = Bun.spawn({
-      cmd: [
-        ...executable,
-        "unpack",
-        ...["--directory", directory, "--index-fd", "3"],
-        ...["--max-bytes", String(maxBytes), "--max-entries", String(maxEntries)],
-      ],
-      env: ENVIRONMENT,
-      cwd: "/",
-      stdio: ["pipe", "pipe", "pipe", index],
-    });
-    closeSync(index);
+    try {
+      this.#process = Bun.spawn({
+        cmd: child(unpackConfinement(directory), [
+          "unpack",
+          ...["--directory", directory, "--index-fd", "3"],
+          ...["--max-bytes", String(maxBytes), "--max-entries", String(maxEntries)],
+        ]),
+        env: ENVIRONMENT,
+        cwd: "/",
+        stdio: ["pipe", "pipe", "pipe", index],
+      });
+    } finally {
+      closeSync(index);
+    }
     this.#result = this.#collect();
     this.#result.catch(() => {});
   }
@@ -128,11 +138,12 @@ class UnpackChild {
         });
         await stdin.flush();
       } catch {
-        gone = true; // Its report says why.
+        gone = true; // Its report says why, and it has to come in time.
       }
-      this.#unwatch();
+      if (!gone) this.#unwatch();
     }
-    this.#watch(Math.max(SYNC_LIMIT_MS, this.#options.noProgressMs));
+    // The last bytes may still lie in the pipe.
+    this.#watch(this.#options.noProgressMs);
     try {
       await stdin.end();
     } catch {
@@ -182,20 +193,30 @@ class UnpackChild {
       text = lines.pop() ?? "";
       if (text.length > LINE_LIMIT) throw new Error("crib unpack: a line without an end");
       for (const line of lines) this.#take(v.parse(unpackReportSchema, JSON.parse(line)));
-      if (this.#limitMs > 0) this.#watch(this.#limitMs);
     }
   }
 
   #take(report: UnpackReport): void {
     this.#last = report;
-    if (report.kind !== "failed") this.#options.onUsage?.(report);
+    if (report.kind === "taken" && !this.#allTaken) {
+      this.#allTaken = true;
+      this.#watch(Math.max(SYNC_LIMIT_MS, this.#options.noProgressMs));
+    }
+    if (report.kind === "progress") this.#progress(report.taken);
+    if (report.kind === "progress" || report.kind === "done") this.#options.onUsage?.(report);
+  }
+
+  /** What is said counts for nothing: only a child that takes bytes goes on. */
+  #progress(taken: number): void {
+    if (this.#allTaken || taken <= this.#taken) return;
+    this.#taken = taken;
+    if (this.#timer !== undefined) this.#watch(this.#options.noProgressMs);
   }
 
   /** Kills the child unless it goes on within the limit. */
   #watch(limitMs: number): void {
-    clearTimeout(this.#timer);
+    this.#unwatch();
     if (this.#ended) return;
-    this.#limitMs = limitMs;
     const { what } = this.#options;
     this.#timer = setTimeout(() => {
       const seconds = limitMs / 1000;
@@ -204,8 +225,8 @@ class UnpackChild {
   }
 
   #unwatch(): void {
-    this.#limitMs = 0;
     clearTimeout(this.#timer);
+    this.#timer = undefined;
   }
 }
 

@@ -1,14 +1,8 @@
 /**
- * Capabilities (capabilities(7)) and no_new_privs. capset(2) and prctl(2) act on the calling thread
- * only: use the setters in a short-lived child whose work is synchronous.
+ * Capabilities (capabilities(7)). Taking them away is the native helper's: capset(2) acts on the calling
+ * thread only, and the engine has several.
  */
 import { readFileSync } from "node:fs";
-import { buffer, check, libc } from "./libc.ts";
-
-const c = libc({
-  capset: { args: ["ptr", "ptr"], returns: "i32" },
-  prctl: { args: ["i32", "u64", "u64", "u64", "u64"], returns: "i32" },
-});
 
 /** Names by number, as linux/capability.h counts them. */
 const NAMES = [
@@ -76,43 +70,8 @@ export function readCapabilities(
   return { effective: set("CapEff"), permitted: set("CapPrm"), bounding: set("CapBnd") };
 }
 
-const VERSION_3 = 0x20080522;
-const PR_CAPBSET_READ = 23;
-const PR_CAPBSET_DROP = 24;
-const PR_SET_NO_NEW_PRIVS = 38;
-
-/**
- * Keeps only `keep` of `permitted` (what the calling thread has) in its effective, permitted and
- * bounding sets; the inheritable set becomes empty. Names that it does not have are no error. After a
- * chroot /proc is gone: read `permitted` before.
- */
-export function keepOnlyCapabilities(
-  keep: readonly Capability[],
-  permitted: readonly Capability[] = readCapabilities().permitted,
-): void {
-  for (let number = 0; c.prctl(PR_CAPBSET_READ, number, 0, 0, 0) >= 0; number++) {
-    const name = NAMES[number];
-    if (name !== undefined && keep.includes(name)) continue;
-    if (!permitted.includes("SETPCAP")) break;
-    check(c.prctl(PR_CAPBSET_DROP, number, 0, 0, 0), "prctl", `PR_CAPBSET_DROP ${number}`);
-  }
-  let bits = 0n;
-  for (const name of permitted) {
-    if (keep.includes(name)) bits |= 1n << BigInt(NAMES.indexOf(name));
-  }
-  const header = buffer(8);
-  new DataView(header.buffer).setUint32(0, VERSION_3, true);
-  const data = buffer(24);
-  const view = new DataView(data.buffer);
-  for (const half of [0, 1]) {
-    const word = Number((bits >> BigInt(32 * half)) & 0xffff_ffffn);
-    view.setUint32(12 * half, word, true); // effective
-    view.setUint32(12 * half + 4, word, true); // permitted
-  }
-  check(c.capset(header, data), "capset");
-}
-
-/** prctl(PR_SET_NO_NEW_PRIVS): no exec gains privileges any more. */
-export function setNoNewPrivileges(): void {
-  check(c.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "prctl", "PR_SET_NO_NEW_PRIVS");
+/** Those capabilities as a mask, hexadecimal, as /proc/PID/status has it. */
+export function capabilityMask(capabilities: readonly Capability[]): string {
+  const bits = capabilities.map((name) => 1n << BigInt(NAMES.indexOf(name)));
+  return bits.reduce((mask, bit) => mask | bit, 0n).toString(16);
 }

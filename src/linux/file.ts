@@ -1,6 +1,6 @@
 /**
  * File calls that node:fs lacks or rounds: opening inside a root, device nodes, extended attributes,
- * nanosecond times, syncfs, chroot. Paths are strings or raw bytes (names need not be UTF-8).
+ * nanosecond times, syncfs. Paths are strings or raw bytes (names need not be UTF-8).
  */
 import { closeSync, constants, fstatSync, openSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
@@ -13,7 +13,6 @@ const c = libc({
   llistxattr: { args: ["ptr", "ptr", "u64"], returns: "i64" },
   utimensat: { args: ["i32", "ptr", "ptr", "i32"], returns: "i32" },
   syncfs: { args: ["i32"], returns: "i32" },
-  chroot: { args: ["ptr"], returns: "i32" },
 });
 const openat2 = libc({
   syscall: { args: ["i64", "i32", "ptr", "ptr", "u64"], returns: "i64" },
@@ -166,12 +165,6 @@ export function syncFileSystem(path: string): void {
   } finally {
     closeSync(fd);
   }
-}
-
-/** chroot(2) and chdir("/"), for the whole process. */
-export function changeRoot(directory: string): void {
-  check(c.chroot(cstring(directory)), "chroot", directory);
-  process.chdir("/");
 }
 
 function text(name: string | Uint8Array): string {

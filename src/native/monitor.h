@@ -193,4 +193,7 @@ void setup_undo(const struct options *options); /* unpins what setup_namespaces 
 pid_t pause_start(const char *id, char *error, size_t size);
 int pause_main(void);
 
+/* confine.c: runs another program; returns an exit status where it does not come to that. */
+int confine_main(char **argv);
+
 #endif

@@ -10,6 +10,7 @@ import { type IndexRecord, readIndex } from "./layer-index.ts";
 
 /** So many are told; one is enough to know. */
 const PROBLEM_LIMIT = 10;
+const { O_NOFOLLOW, O_NONBLOCK, O_RDONLY } = constants;
 const CHUNK = Buffer.alloc(256 * 1024);
 
 /**
@@ -149,8 +150,9 @@ function isBelow(path: string, directory: string): boolean {
   return directory === "" ? path !== "" : path.startsWith(`${directory}/`);
 }
 
+/** Not waiting for anybody, should it not be the file any more that it was a moment ago. */
 function checksum(path: Buffer): number {
-  const fd = openSync(path, constants.O_RDONLY | constants.O_NOFOLLOW);
+  const fd = openSync(path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK);
   try {
     let crc = 0;
     for (;;) {

@@ -6,7 +6,7 @@
  * are latin1, which keeps every byte; they may lead through the layer's own symlinks. The checksum is there
  * to find what a disk or a power cut has damaged, not what an attacker has.
  */
-import { closeSync, openSync, readSync } from "node:fs";
+import { closeSync, constants, openSync, readSync } from "node:fs";
 import * as v from "valibot";
 
 /** Overlayfs's mark of a directory that hides those of the layers below; its value is "y". */
@@ -71,7 +71,7 @@ export function* readIndex(file: string): Generator<IndexLine, void, void> {
 }
 
 function* linesOf(file: string): Generator<string, void, void> {
-  const fd = openSync(file, "r");
+  const fd = openSync(file, constants.O_RDONLY | constants.O_NOFOLLOW);
   try {
     const chunk = Buffer.allocUnsafe(CHUNK_BYTES);
     let rest = Buffer.alloc(0);

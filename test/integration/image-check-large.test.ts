@@ -3,9 +3,10 @@ import { afterAll, beforeAll, expect, test } from "bun:test";
 import { linkSync, mkdirSync, mkdtempSync, rmSync, unlinkSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { checkLayers } from "../../src/image/layer-checker.ts";
+import type { ChildCommand } from "../../src/image/confined-child.ts";
+import { checkConfinement, checkLayers } from "../../src/image/layer-checker.ts";
 import { indexLine } from "../../src/storage/layer-index.ts";
-import { EXECUTABLE } from "../fixtures/image-store.ts";
+import { confined } from "../fixtures/image-store.ts";
 
 /** A tenth of what a layer may have (image.max_layer_entries). */
 const MANY = 200_000;
@@ -60,16 +61,21 @@ function makeLayer(layer: string, files: number): void {
 const SOURCE = join(import.meta.dir, "../../src/cli/check-layers.ts");
 /** The child, which says at its end how much memory it had at most: wait4(2) would tell its parent's. */
 const SCRIPT = `
-  import { readFileSync } from "node:fs";
+  import { openSync, readSync } from "node:fs";
   import { checkLayers } from ${JSON.stringify(SOURCE)};
+  // In its new root there is no /proc.
+  const status = openSync("/proc/self/status", "r");
   checkLayers(process.argv.slice(1));
-  console.log(/^VmHWM:\\s*(\\d+) kB/m.exec(readFileSync("/proc/self/status", "utf8"))[1]);
+  const text = Buffer.alloc(10_000);
+  readSync(status, text);
+  console.log(/^VmHWM:\\s*(\\d+) kB/m.exec(text.toString())[1]);
 `;
 
 async function check(layer: string): Promise<{ problems: string[]; peakBytes: number }> {
+  const confinement = checkConfinement({ layers: layers(), indexes: indexes() });
   const child = Bun.spawn({
-    cmd: [process.execPath, "-e", SCRIPT, "--", "--layers", layers(), "--indexes", indexes()],
-    env: { SQLITE_TMPDIR: indexes() },
+    cmd: confined([process.execPath, "-e", SCRIPT, "--"])(confinement, ["--root", layers()]),
+    env: { SQLITE_TMPDIR: "/indexes" },
     stdio: [Buffer.from(layer), "pipe", "inherit"],
   });
   const [line, peak] = (await new Response(child.stdout).text()).split("\n");
@@ -107,16 +113,16 @@ test(
 
 test("a check that cannot be made is an error, and finds no damage", async () => {
   const options = { layers: layers(), indexes: indexes(), fast: true };
-  const run = async (executable: string[], signal = new AbortController().signal) => {
+  const run = async (child: ChildCommand, signal = new AbortController().signal) => {
     const checked = [];
-    for await (const layer of checkLayers(["few"], { ...options, executable }, signal)) {
+    for await (const layer of checkLayers(["few"], { ...options, child }, signal)) {
       checked.push(layer);
     }
     return checked;
   };
-  expect(await run([...EXECUTABLE])).toEqual([{ name: "few", problems: [] }]);
-  await expect(run(["/bin/false"])).rejects.toMatchObject({ code: "Internal" });
-  await expect(run([...EXECUTABLE], AbortSignal.abort())).rejects.toMatchObject({
+  expect(await run(confined())).toEqual([{ name: "few", problems: [] }]);
+  await expect(run(confined(["/bin/false"]))).rejects.toMatchObject({ code: "Internal" });
+  await expect(run(confined(), AbortSignal.abort())).rejects.toMatchObject({
     code: "Canceled",
   });
 });

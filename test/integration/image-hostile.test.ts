@@ -1,6 +1,6 @@
 /** Registries and archives that lie or have no end: a clear error, bounded memory, nothing left. */
 import { expect, test } from "bun:test";
-import { createWriteStream, mkdtempSync, rmSync } from "node:fs";
+import { createWriteStream, mkdtempSync, readFileSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { imageNode } from "../fixtures/image-node.ts";
@@ -17,6 +17,29 @@ function expectNothingLeft(): void {
   expect(node.store.images.list()).toEqual([]);
   expect(node.store.layerDirectories()).toEqual([]);
 }
+
+test("layers that answer what the engine asks of /proc hold up no pull, however many come at once", async () => {
+  const mounts = readFileSync("/proc/self/mountinfo", "utf8");
+  const many = Array.from({ length: 2000 }, (_, index): TarSpec => ({ name: `f${index}` }));
+  const statm: TarSpec[] = [
+    { name: "proc/self/statm", type: "6" },
+    { name: "proc/self/statm", type: "3", major: 1, minor: 5 },
+    { name: "proc/self/statm/", type: "5" },
+    { name: "proc/self/statm", type: "6", mode: 0 },
+  ];
+  const hostile = await Promise.all(
+    statm.map((entry, index) =>
+      pushImage(node.registry, `statm-${index}:1`, { layers: [[entry, ...many]] }),
+    ),
+  );
+  const pushed = [...hostile, await push("harmless:1")];
+  const { images } = node.store;
+  const pulled = await Promise.all(pushed.map(({ name }) => images.pull(name)));
+  expect((await images.check({ fast: false, repair: false })).damaged).toEqual([]);
+  expect(readFileSync("/proc/self/mountinfo", "utf8")).toBe(mounts);
+  for (const { id } of pulled) await images.remove(id);
+  expectNothingLeft();
+}, 30_000);
 
 /** A body that goes on for as long as somebody reads, and how much was read of it. */
 function endless(status: number) {

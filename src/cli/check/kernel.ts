@@ -149,7 +149,7 @@ function namespaces({ namespaces: found, sysctls }: KernelFacts): Finding {
 
 function seccomp({ seccompActions }: KernelFacts): Finding {
   if (seccompActions.includes("errno")) return ok("seccomp", "filters");
-  const message = "no filters: pods that ask for RuntimeDefault cannot run";
+  const message = "no filters: no image can be pulled, and no pod with RuntimeDefault can run";
   return fail("seccomp", message, "boot a kernel with CONFIG_SECCOMP_FILTER");
 }
 
