@@ -53,9 +53,9 @@ export const C_FLAGS = [
   // Each monitor's mapping holds the tables too, and nothing ever unwinds.
   ..."-fstack-protector-strong -fno-asynchronous-unwind-tables".split(" "),
   // Few pages: -flto, nothing that is not called, small variables side by side, and no page only for
-  // relocations.
+  // relocations, headers or constants.
   ..."-ffunction-sections -fdata-sections -Wl,--gc-sections".split(" "),
-  ..."-Wl,--sort-section=alignment -Wl,-z,norelro".split(" "),
+  ..."-Wl,--sort-section=alignment -Wl,-z,norelro -Wl,-z,noseparate-code".split(" "),
 ];
 
 function run(what: string, argv: string[]): void {
