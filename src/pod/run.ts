@@ -3,7 +3,7 @@ import type { Core } from "../container/core.ts";
 import { hostnameOf } from "../container/hostname.ts";
 import { podPaths } from "../container/paths.ts";
 import { monitorPlacementOf } from "../container/placement.ts";
-import { inState } from "../container/room.ts";
+import { inState, requireRoom } from "../container/room.ts";
 import { CribError } from "../error.ts";
 import { type PodSandboxConfig, Protocol } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
 import { createCgroup, joinFiles } from "../linux/cgroup.ts";
@@ -126,6 +126,7 @@ async function build(core: Core, pod: PodRecord, operation: Operation): Promise<
   const hostNetwork = pod.namespaces.net === undefined;
   const hostname = hostnameOf(config, hostNetwork);
   operation.stage("files");
+  requireRoom(core);
   await inState(core, () => lendFiles(core, pod, hostname));
 
   operation.stage("cgroup");
