@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import type { Socket } from "node:net";
+import { basename } from "node:path";
 import {
   type MethodDefinition,
   Server,
@@ -31,6 +32,7 @@ import {
 } from "./service.ts";
 import { containerStatsRpcs } from "./stats.ts";
 import { streamingRpcs } from "./streaming.ts";
+import { Turns } from "./turns.ts";
 
 /**
  * The kernel runs nothing with more than 6 MiB of arguments and environment. What is said in a request is
@@ -39,8 +41,9 @@ import { streamingRpcs } from "./streaming.ts";
 const REQUEST_LIMIT_BYTES = 8 * 1024 * 1024;
 const ANSWER_LIMIT_BYTES = 16 * 1024 * 1024;
 /** Answered at once, also while pods are being recovered. */
-const EXEC_SYNC_PATH = `/${RuntimeServiceDefinition.fullName}/${RuntimeServiceDefinition.methods.execSync.name}`;
 const ALWAYS = new Set(["Version", "Status", "RuntimeConfig"]);
+/** What others have said may be in their answers at length. */
+const TELLING = new Set(["ExecSync", "PodSandboxStatus", "ContainerStatus", "ImageStatus"]);
 
 /** The gRPC server of both CRI services; who listens hands it the connections. */
 export interface CriServer {
@@ -86,17 +89,26 @@ function serve<S extends Service>(
   const implemented = implementation as Readonly<Record<string, Handler | undefined>>;
   const definitions: Record<string, MethodDefinition<unknown, unknown>> = {};
   const handlers: Record<string, ReturnType<typeof unary>> = {};
+  const turns = new Turns();
   for (const [key, method] of Object.entries(service.methods)) {
     const handler = implemented[key];
     if (handler === undefined) continue;
-    const ready = ALWAYS.has(method.name) ? undefined : recovered;
-    definitions[method.name] = methodDefinition(service, method);
-    handlers[method.name] = unary(method.name, async (request, callContext) => {
+    const { name, responseType } = method;
+    const ready = ALWAYS.has(name) ? undefined : recovered;
+    definitions[name] = methodDefinition(service, method);
+    handlers[name] = unary(name, async (request, callContext) => {
       await ready;
-      return handler(request, callContext);
+      const make = () => handler(request, callContext);
+      return TELLING.has(name) && isVerbose(request) ? turns.answer(responseType, make) : make();
     });
   }
   server.addService(definitions, handlers);
+}
+
+function isVerbose(request: unknown): boolean {
+  return (
+    typeof request === "object" && request !== null && "verbose" in request && !!request.verbose
+  );
 }
 
 function whenAborted(signal: AbortSignal, action: () => void): void {
@@ -106,7 +118,7 @@ function whenAborted(signal: AbortSignal, action: () => void): void {
 
 /** Tells an `EncodedAnswer` when the client has taken it: the status comes behind the last of its bytes. */
 const tellSent: ServerInterceptor = (method, call) => {
-  if (method.path !== EXEC_SYNC_PATH) return new ServerInterceptingCall(call);
+  if (!TELLING.has(basename(method.path))) return new ServerInterceptingCall(call);
   let sent: unknown;
   return new ServerInterceptingCall(call, {
     sendMessage(message, next) {

@@ -2,7 +2,7 @@
 import type { MethodDefinition } from "@grpc/grpc-js";
 
 /** What the stubs have for a message: its wire format, and its whole form from a part of it. */
-interface Codec {
+export interface Codec {
   encode(message: unknown): { finish(): Uint8Array };
   decode(bytes: Uint8Array): unknown;
   fromPartial(part: unknown): unknown;
@@ -68,24 +68,26 @@ export type ServiceImpl<S extends Service> = {
   ) => Sent<S["methods"][K]> | Promise<Sent<S["methods"][K]>>;
 };
 
+/** A message's bytes, from what the sender says of it. */
+export function encode(codec: Codec, part: unknown): Buffer {
+  const bytes = codec.encode(codec.fromPartial(part)).finish();
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+}
+
 /** How @grpc/grpc-js wants to know a method. */
 export function methodDefinition(
   service: Service,
   method: Method,
 ): MethodDefinition<unknown, unknown> {
   const { name, requestType, responseType, responseStream } = method;
-  const serialize = (codec: Codec) => (part: unknown) => {
-    if (part instanceof EncodedAnswer) return part.take();
-    const bytes = codec.encode(codec.fromPartial(part)).finish();
-    return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength);
-  };
   return {
     path: `/${service.fullName}/${name}`,
     requestStream: false,
     responseStream,
-    requestSerialize: serialize(requestType),
+    requestSerialize: (request) => encode(requestType, request),
     requestDeserialize: (bytes) => requestType.decode(bytes),
-    responseSerialize: serialize(responseType),
+    responseSerialize: (answer) =>
+      answer instanceof EncodedAnswer ? answer.take() : encode(responseType, answer),
     responseDeserialize: (bytes) => responseType.decode(bytes),
   };
 }
