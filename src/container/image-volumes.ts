@@ -4,11 +4,11 @@ import { CribError, messageOf } from "../error.ts";
 import type { Mount } from "../gen/runtime/v1/container_config_pb.ts";
 import type { Image } from "../image/images.ts";
 import { openInRoot } from "../linux/file.ts";
+import { O_PATH } from "../linux/open-flags.ts";
 import type { ContainerRecord, PodRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
 import { requireImage } from "./image-spec.ts";
 
-const O_PATH = 0o10000000;
 /** The kubelet looks for it (k8s.io/cri-api, pkg/errors). */
 const REASON = "ImageVolumeMountFailed";
 

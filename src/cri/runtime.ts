@@ -25,12 +25,11 @@ export function runtimeRpcs({ core, streaming }: CriContext) {
         core.network.status(),
         handlerList(core),
       ]);
-      const details = verbose ? await verboseInfo(core, streaming) : {};
       return {
         status: { conditions: [runtime, { type: "NetworkReady", ...condition(network) }] },
         runtimeHandlers: handlers,
         features: { supplementalGroupsPolicy: true, mountOptions: true },
-        info: await infoOf(verbose, () => details),
+        info: await infoOf(verbose, () => verboseInfo(core, streaming)),
       };
     },
 

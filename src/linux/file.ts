@@ -6,6 +6,7 @@ import { closeSync, constants, fstatSync, openSync } from "node:fs";
 import { type FileHandle, open } from "node:fs/promises";
 import { codeOf } from "./errno.ts";
 import { buffer, check, cstring, libc, SyscallError } from "./libc.ts";
+import { O_PATH } from "./open-flags.ts";
 
 const c = libc({
   lsetxattr: { args: ["ptr", "ptr", "ptr", "u64", "i32"], returns: "i32" },
@@ -28,7 +29,6 @@ const SYS_OPENAT2 = 437;
 const SYS_MKNODAT = process.arch === "arm64" ? 33 : 259;
 const RESOLVE_NO_MAGICLINKS = 0x02;
 const RESOLVE_IN_ROOT = 0x10;
-const O_PATH = 0o10000000;
 const O_CLOEXEC = 0o2000000;
 
 /**

@@ -5,8 +5,8 @@
  */
 import { closeSync, constants, fstatSync, openSync, readSync, type Stats } from "node:fs";
 import { open } from "node:fs/promises";
+import { O_PATH } from "./open-flags.ts";
 
-const O_PATH = 0o10000000;
 const READ = constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY;
 /** More than any file of configuration or certificates has. */
 const LIMIT_BYTES = 4 * 1024 * 1024;

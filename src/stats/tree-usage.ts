@@ -2,9 +2,9 @@
 import { closeSync, constants, lstatSync, openSync, type Stats } from "node:fs";
 import { namesIn } from "../linux/directory.ts";
 import { codeOf } from "../linux/errno.ts";
+import { O_PATH } from "../linux/open-flags.ts";
 
 const BLOCK_BYTES = 512;
-const O_PATH = 0o10000000;
 /** A walk's end, whatever it has not seen then: the figures are too low, and high enough for any limit. */
 export const WALK_LIMIT_MS = 5 * 60_000;
 /** Names of directories that are yet to be walked. What finds no room is counted, but not what is in it. */

@@ -4,9 +4,9 @@ import { setImmediate as nextTurn } from "node:timers/promises";
 import { messageOf } from "../../error.ts";
 import { codeOf } from "../../linux/errno.ts";
 import { openInRoot } from "../../linux/file.ts";
+import { O_PATH } from "../../linux/open-flags.ts";
 import { invalid } from "./refuse.ts";
 
-const O_PATH = 0o10000000;
 /** As the kernel counts before ELOOP. */
 const MAX_LINKS = 40;
 /**
