@@ -5,13 +5,10 @@
  * a list of millions of files needs in memory is gone afterwards.
  */
 import { readFileSync, writeSync } from "node:fs";
-import { setPriority } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { confine } from "../linux/confine.ts";
 import { checkLayer } from "../storage/check-layer.ts";
-
-const NICE = 10;
 
 /**
  * `check-layers --root DIR [--fast]`: standard input has a layer's name on each line, standard output gets a
@@ -28,7 +25,6 @@ export function checkLayers(args: readonly string[]): void {
   });
   const { root, fast } = values;
   if (root === undefined) throw new Error("--root is missing");
-  setPriority(NICE);
   confine(root, "look");
   for (const name of readFileSync(0, "utf8").split("\n").filter(Boolean)) {
     const problems = checkLayer(join("/layers", name), join("/indexes", name), fast);

@@ -4,13 +4,9 @@
  * A process of its own: a container can make as many files as its disk takes, and their walk is seconds
  * of processor time.
  */
-import { setPriority } from "node:os";
 import { walkTree } from "../stats/tree-usage.ts";
-
-const NICE = 10;
 
 /** Standard output gets `{"bytes": ..., "inodes": ...}`, or null when the directory is not there. */
 export function diskUsage(directory: string): void {
-  setPriority(NICE);
   process.stdout.write(`${JSON.stringify(walkTree(directory) ?? null)}\n`);
 }

@@ -1,10 +1,7 @@
 /** `crib inherit-directories`: see src/storage/inherit-directories.ts. Only `crib serve` calls it. */
 import { readFileSync } from "node:fs";
-import { setPriority } from "node:os";
 import { parseArgs } from "node:util";
 import { inheritDirectories } from "../storage/inherit-directories.ts";
-
-const NICE = 5;
 
 /**
  * `inherit-directories --layer DIR --index FILE`: standard input has the directories of the layers below,
@@ -17,7 +14,6 @@ export function inherit(args: readonly string[]): void {
   });
   const { layer, index } = values;
   if (layer === undefined || index === undefined) throw new Error("a path is missing");
-  setPriority(NICE);
   const below = readFileSync(0, "utf8").split("\n").filter(Boolean);
   inheritDirectories({ layer, indexFile: index, below });
 }

@@ -10,6 +10,7 @@ import { Images } from "../image/images.ts";
 import { detectCgroups } from "../linux/cgroup.ts";
 import { readHost } from "../linux/host.ts";
 import { openNotifier } from "../linux/notify.ts";
+import { preferSelf } from "../linux/priority.ts";
 import { type CgroupDriver, systemdRunning } from "../linux/systemd.ts";
 import { Network } from "../network/network.ts";
 import { log, startLog } from "../observe/log.ts";
@@ -49,6 +50,7 @@ export async function serve(options: ServeOptions): Promise<void> {
   const config = await load();
   await startLog(config.log);
   if (process.geteuid?.() !== 0) throw new CribError("PermissionDenied", "crib serve needs root");
+  if (!preferSelf()) log().info("no CAP_SYS_NICE: answers may wait for others' work");
   // Whatever the caller's is: containers that are not root read some of our files.
   process.umask(0o022);
   prepareDirectories(config);

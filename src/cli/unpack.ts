@@ -6,7 +6,6 @@
  */
 import { createHash } from "node:crypto";
 import { fsyncSync, readSync, writeSync } from "node:fs";
-import { setPriority } from "node:os";
 import { parseArgs } from "node:util";
 import { messageOf } from "../error.ts";
 import { createDecoder, DecodeError } from "../image/decoder.ts";
@@ -22,7 +21,6 @@ import { waitReadable } from "../linux/poll.ts";
 const READ_BYTES = 256 * 1024;
 const PROGRESS_INTERVAL_MS = 1000;
 const EAGAIN_PAUSE_MS = 1;
-const NICE = 5;
 /** Written at once. */
 const INDEX_LINES = 500;
 
@@ -54,8 +52,6 @@ function run(args: readonly string[]): UnpackReport {
   if (values.directory === undefined) throw new Error("--directory is missing");
   const maxBytes = positive(values["max-bytes"], "--max-bytes");
   const maxEntries = positive(values["max-entries"], "--max-entries");
-  // The daemon's answers and the node's pods come first.
-  setPriority(NICE);
   process.umask(0);
   confine(values.directory, "make");
   const index = new IndexFile(values["index-fd"]);

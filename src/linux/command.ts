@@ -1,5 +1,6 @@
 /** Short-lived child processes: the OCI runtime, busctl, and the like. */
 import { existsSync } from "node:fs";
+import { place, type Work } from "./priority.ts";
 
 /** What a command did. Output past the cap is dropped; a deadline that passed kills the process group. */
 export interface CommandResult {
@@ -21,6 +22,8 @@ export interface CommandOptions {
    * reaches them too. Not for all: the scheduler sets sessions apart, which costs time under load.
    */
   ownSession?: boolean;
+  /** Default: "prompt". */
+  work?: Work;
   /** An open file that the command gets as its descriptor 3. */
   inherit?: number;
   /** Bytes kept of each of stdout and stderr (default 1 MiB); 0: the command gets /dev/null. */
@@ -110,6 +113,7 @@ export async function runCommand(argv: string[], options: CommandOptions): Promi
     ],
     detached: options.ownSession ?? false,
   });
+  place(child.pid, options.work ?? "prompt");
   if (child.stdin !== undefined && options.stdin !== undefined) feed(child.stdin, options.stdin);
   const stdout = capture(child.stdout, limit);
   const stderr = capture(child.stderr, limit);

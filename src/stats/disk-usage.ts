@@ -94,7 +94,7 @@ async function measureLarge(
 ): Promise<DiskUsage | undefined> {
   const { exitCode, stdout, stderr, timedOut } = await runCommand(
     [...executable, "disk-usage", root],
-    { deadlineMs: PROCESS_LIMIT_MS, outputLimitBytes: OUTPUT_LIMIT_BYTES },
+    { deadlineMs: PROCESS_LIMIT_MS, outputLimitBytes: OUTPUT_LIMIT_BYTES, work: "bulk" },
   );
   if (timedOut) throw new CribError("DeadlineExceeded", `disk usage of ${root}: took too long`);
   if (exitCode !== 0) {

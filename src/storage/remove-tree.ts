@@ -15,8 +15,9 @@ const RETRIES = 3;
 export async function removeTree(path: string): Promise<void> {
   const program = Bun.which("rm", { PATH: childEnvironment().PATH });
   if (program !== null) {
-    const options = { deadlineMs: DEADLINE_MS, outputLimitBytes: 0 };
-    const { exitCode, timedOut } = await runCommand([program, "-rf", "--", path], options);
+    const argv = [program, "-rf", "--", path];
+    const options = { deadlineMs: DEADLINE_MS, outputLimitBytes: 0, work: "bulk" } as const;
+    const { exitCode, timedOut } = await runCommand(argv, options);
     if (timedOut) throw new CribError("DeadlineExceeded", `${path}: not deleted in time`);
     if (exitCode === 0) return;
   }

@@ -40,7 +40,7 @@ const say = (text: string) => process.stderr.write(`bench: ${text}\n`);
 /** Another process that watches the daemon; `end` tells what it saw. */
 async function startObserver(pid: number, socket: string) {
   const argv = [process.execPath, `${import.meta.dir}/observer.ts`, String(pid), socket];
-  const child = Bun.spawn(argv, { stdio: ["pipe", "pipe", "inherit"] });
+  const child = Bun.spawn(argv, { stdio: ["pipe", "pipe", "inherit"], detached: true });
   const reader = child.stdout.getReader();
   await reader.read();
   return {

@@ -8,6 +8,7 @@
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { connectCri } from "../../src/cli/cri-client.ts";
+import { preferSelf } from "../../src/linux/priority.ts";
 import { percentile } from "./figures.ts";
 import type { Observation } from "./observation.ts";
 
@@ -99,6 +100,8 @@ async function observe(pid: number, socket: string): Promise<Observation> {
   };
 }
 
+// The daemon's answers are measured, not how long this process waits for a processor to take them.
+preferSelf();
 const [pid, socket = ""] = process.argv.slice(2);
 process.stdout.write(`${JSON.stringify(await observe(Number(pid), socket))}\n`);
 process.exit(0);

@@ -7,6 +7,7 @@ import type { Confinement } from "../../src/image/confined-child.ts";
 import { checkConfinement } from "../../src/image/layer-checker.ts";
 import { unpackConfinement } from "../../src/image/unpacker.ts";
 import { confined, EXECUTABLE } from "../fixtures/image-store.ts";
+import { niceOf } from "../fixtures/process-status.ts";
 import { until } from "../fixtures/until.ts";
 
 let base: string;
@@ -74,6 +75,7 @@ test.each<[string, () => Confinement, () => string[], string, ReturnType<typeof 
       for (const task of tasks) {
         const text = status(task);
         for (const set of ["Prm", "Eff", "Bnd"]) expect(text).toContain(`Cap${set}:\t${mask}\n`);
+        expect(niceOf(`${child.pid}/task/${task}`)).toBe(10);
         for (const set of ["Inh", "Amb"]) expect(text).toContain(`Cap${set}:\t0000000000000000\n`);
         for (const line of ["Seccomp:\t2", "NoNewPrivs:\t1"]) expect(text).toContain(`${line}\n`);
       }
