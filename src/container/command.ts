@@ -64,7 +64,7 @@ export async function prepareCommand(
     process: `${bundle}/${name}.json`,
     ...(tty && { console: consoleSocket }),
   };
-  const env = tty ? terminalEnv(container) : [];
+  const env = tty ? terminalEnv(core, container) : [];
   await orUndo(
     () =>
       inState(core, () =>
@@ -102,6 +102,7 @@ export async function prepareCommand(
 }
 
 /** The container's own environment has a TERM when the container has a terminal. */
-function terminalEnv({ config }: ContainerRecord): string[] {
-  return config.tty || config.envs.some(({ key }) => key === "TERM") ? [] : ["TERM=xterm"];
+function terminalEnv({ store }: Core, { id, config }: ContainerRecord): string[] {
+  const hasOne = () => store.containerConfig(id).envs.some(({ key }) => key === "TERM");
+  return config.tty || hasOne() ? [] : ["TERM=xterm"];
 }

@@ -2,6 +2,7 @@
 import { CribError } from "../error.ts";
 import type { ContainerConfig } from "../gen/runtime/v1/container_config_pb.ts";
 import type { PodSandboxConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
+import { bytesOf } from "../state/kept-config.ts";
 
 /**
  * Twice what Kubernetes allows the annotations of an object (TotalAnnotationSizeLimitB): labels, and what
@@ -28,10 +29,7 @@ export function refuseLong(config: PodSandboxConfig | ContainerConfig): void {
   refuseLongLists(config);
   const { metadata, labels, annotations, ...rest } = config;
   const image = "image" in rest ? rest.image : undefined;
-  const notes = [labels, annotations, image?.annotations ?? {}];
-  const bytes = notes
-    .flatMap((record) => Object.entries(record))
-    .reduce((sum, [name, value]) => sum + Buffer.byteLength(name) + Buffer.byteLength(value), 0);
+  const bytes = bytesOf(labels, annotations, image?.annotations ?? {});
   if (bytes > NOTES_LIMIT_BYTES) {
     const why = `${bytes} bytes together, at most ${NOTES_LIMIT_BYTES}`;
     throw new CribError("InvalidArgument", `config.labels and config.annotations: ${why}`);

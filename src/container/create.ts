@@ -17,6 +17,7 @@ import { orUndo } from "../observe/undo.ts";
 import { nowNs } from "../state/clock.ts";
 import { requirePod } from "../state/find.ts";
 import { fingerprint } from "../state/fingerprint.ts";
+import { keptContainerConfig } from "../state/kept-config.ts";
 import type { ContainerRecord, PodRecord } from "../state/records.ts";
 import { refuseLong } from "./config-size.ts";
 import type { Core } from "./core.ts";
@@ -73,7 +74,8 @@ export async function createContainer(
         );
       // Only one that nothing has happened to can be what a retry asks for.
       const fresh = same?.phase === "created";
-      return same && { ...same, fingerprint: fresh ? fingerprintOf(same.config) : "" };
+      const print = () => fingerprintOf(core.store.containerConfig(same?.id ?? ""));
+      return same && { ...same, fingerprint: fresh ? print() : "" };
     },
     make: () => make(core, pod, config),
     discard: (id) => removeContainer(core, id),
@@ -105,8 +107,8 @@ function make(core: Core, pod: PodRecord, config: ContainerConfig): Promise<stri
   const image = imageOf(core, config);
   const record = newRecord(core, pod, config, image);
   const create = async (operation: Operation) => {
-    core.store.saveContainer(record);
-    await build(core, { pod, record, image, operation });
+    core.store.addContainer(record, config);
+    await build(core, { pod, record, config, image, operation });
     requireReady(pod);
     record.phase = "created";
     core.store.saveContainer(record);
@@ -146,7 +148,7 @@ function newRecord(
   return {
     id,
     podId: pod.id,
-    config,
+    config: keptContainerConfig(config),
     imageId: image.id,
     imageRef: config.image?.image ?? "",
     createdAtNs: nowNs(),
@@ -171,6 +173,7 @@ function newRecord(
 interface Build {
   pod: PodRecord;
   record: ContainerRecord;
+  config: ContainerConfig;
   image: Image;
   operation: Operation;
 }
@@ -228,24 +231,24 @@ async function verifyImage(core: Core, { pod, record, image }: Build): Promise<v
 
 async function writeSpec(
   core: Core,
-  { pod, record, image }: Build,
+  { pod, record, config, image }: Build,
   mounted: Mounted,
 ): Promise<void> {
-  const { config } = record;
+  const podConfig = core.store.podConfig(pod.id);
   const lent = lentPaths(core, pod.id);
-  const placement = placementOf(core, pod.config, record.id);
+  const placement = placementOf(core, podConfig, record.id);
   // Loaded with the first container: a daemon that restarts makes none.
   const { buildSpec } = await import("./spec/index.ts");
   const { spec, user, warnings } = await buildSpec({
     pod: {
       id: pod.id,
-      config: pod.config,
+      config: podConfig,
       namespaces: pod.namespaces,
-      hostname: hostnameOf(pod.config, pod.namespaces.net === undefined),
+      hostname: hostnameOf(podConfig, pod.namespaces.net === undefined),
       resolvConf: lent.resolvConf,
       hostnameFile: lent.hostname,
       shm: pod.namespaces.ipc === undefined ? "/dev/shm" : lent.shm,
-      privileged: pod.config.linux?.securityContext?.privileged ?? false,
+      privileged: podConfig.linux?.securityContext?.privileged ?? false,
     },
     container: { id: record.id, config },
     image: { config: core.images.documents.run(image.id) },

@@ -5,7 +5,10 @@ import type { PodSandboxConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.t
  * A pod's host name: the node's with host network; else the requested one; else the pod's own name, cut
  * to what Linux and DNS take.
  */
-export function hostnameOf(config: PodSandboxConfig, hostNetwork: boolean): string {
+export function hostnameOf(
+  config: Pick<PodSandboxConfig, "hostname" | "metadata">,
+  hostNetwork: boolean,
+): string {
   if (hostNetwork) return hostHostname();
   if (config.hostname !== "") return config.hostname;
   const name = (config.metadata?.name ?? "").replaceAll(/[^A-Za-z0-9.-]/g, "-").slice(0, 63);

@@ -31,7 +31,7 @@ export async function containerInfo(core: Core, container: ContainerRecord): Pro
     cgroup: container.cgroup,
     bundle,
     root: core.storage.rootfs(container.id),
-    config: configJson(container.config),
+    config: configJson(core.store.containerConfig(container.id)),
     runtimeSpec: await specText(spec),
   };
 }

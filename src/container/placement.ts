@@ -11,7 +11,7 @@ import type { Core } from "./core.ts";
  */
 export function placementOf(
   core: Pick<Core, "config" | "cgroupDriver">,
-  pod: PodSandboxConfig,
+  pod: Pick<PodSandboxConfig, "linux">,
   id: string,
 ): CgroupPlacement {
   const asked = pod.linux?.cgroupParent ?? "";

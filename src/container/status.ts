@@ -26,7 +26,7 @@ export function toContainer(container: ContainerRecord): Container {
     id: container.id,
     podSandboxId: container.podId,
     metadata: container.config.metadata,
-    image: imageSpecOf(container, container.config.image?.image ?? ""),
+    image: imageSpecOf(container.config, container.config.image?.image ?? ""),
     imageRef: container.imageId,
     imageId: container.imageId,
     state: stateOf(container),
@@ -69,7 +69,10 @@ function repositoryOf(text: string): string | undefined {
  * The image as the request had it, under a name. Without its handler: all handlers run the same images,
  * and the kubelet collects one as unused whose container has another handler than the list of images.
  */
-function imageSpecOf({ config }: ContainerRecord, image: string): ImageSpec | undefined {
+function imageSpecOf(
+  config: Pick<ContainerRecord["config"], "image">,
+  image: string,
+): ImageSpec | undefined {
   return config.image && { ...config.image, image, runtimeHandler: "" };
 }
 
@@ -93,6 +96,7 @@ function resourcesOf(
 /** What ContainerStatus says of a container. */
 export function toContainerStatus(core: Core, container: ContainerRecord): ContainerStatus {
   const { config } = container;
+  const notes = core.store.containerNotes(container);
   const image = core.images.find(container.imageId);
   const resources = resourcesOf(core, config.linux?.resources);
   const status: DeepPartial<ContainerStatus> = {
@@ -104,13 +108,13 @@ export function toContainerStatus(core: Core, container: ContainerRecord): Conta
     startedAt: container.phase === "created" ? 0n : container.startedAtNs,
     finishedAt: container.finishedAtNs,
     exitCode: container.exitCode,
-    image: imageSpecOf(container, nameOf(container, image)),
+    image: imageSpecOf(notes, nameOf(container, image)),
     imageRef: digestOf(container, image),
     imageId: container.imageId,
     reason: container.reason,
     message: container.message,
-    labels: config.labels,
-    annotations: config.annotations,
+    labels: notes.labels,
+    annotations: notes.annotations,
     mounts: config.mounts.map((mount) => withImageRef(core, mount)),
     logPath: container.logPath,
     resources: resources && { linux: resources },

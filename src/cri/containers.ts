@@ -10,6 +10,7 @@ import type { Container, ContainerFilter } from "../gen/runtime/v1/container_pb.
 import type { RuntimeServiceDefinition } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { requireContainer } from "../state/find.ts";
 import type { ContainerRecord } from "../state/records.ts";
+import type { Store } from "../state/store.ts";
 import type { CriContext } from "./context.ts";
 import { requireId } from "./ids.ts";
 import { infoOf } from "./info.ts";
@@ -59,7 +60,7 @@ export function containerRpcs({ core }: CriContext) {
 
     listContainers({ filter }) {
       const containers = [...core.store.containers.values()].filter(
-        (container) => container.phase !== "creating" && matches(container, filter),
+        (container) => container.phase !== "creating" && matches(core.store, container, filter),
       );
       return { containers: budget.fit(containers.map(toContainer)) };
     },
@@ -71,11 +72,15 @@ function withoutNotes(image: ImageSpec | undefined): ImageSpec | undefined {
   return image && { ...image, annotations: {}, userSpecifiedImage: "" };
 }
 
-function matches(container: ContainerRecord, filter: ContainerFilter | undefined): boolean {
+function matches(
+  store: Store,
+  container: ContainerRecord,
+  filter: ContainerFilter | undefined,
+): boolean {
   return (
     container.id.startsWith(filter?.id ?? "") &&
     container.podId.startsWith(filter?.podSandboxId ?? "") &&
     (filter?.state === undefined || stateOf(container) === filter.state.state) &&
-    hasLabels(container.config.labels, filter?.labelSelector)
+    hasLabels(container.config, filter?.labelSelector, () => store.containerNotes(container).labels)
   );
 }

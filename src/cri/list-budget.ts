@@ -4,6 +4,7 @@
  * Status RPCs tell all of it.
  */
 import { log } from "../observe/log.ts";
+import { kubelets } from "../state/kept-config.ts";
 
 /** Of weight. A list of mere ASCII may have a third of it, and takes some milliseconds to make. */
 export const LIST_LIMIT = 12 * 1024 * 1024;
@@ -94,31 +95,10 @@ export class ListBudget<T extends object> {
   }
 }
 
-/**
- * What the kubelet reads in lists (pkg/kubelet/kuberuntime/labels.go): whose a container is, and whether it
- * still is as its pod wants it. By their whole names: others with the same beginning may be a pod's own.
- */
-const KUBELETS = [
-  "io.kubernetes.pod.name",
-  "io.kubernetes.pod.namespace",
-  "io.kubernetes.pod.uid",
-  "io.kubernetes.container.name",
-  "io.kubernetes.container.hash",
-  "io.kubernetes.container.restartCount",
-];
-/** A name in Kubernetes has up to 253. */
-const KUBELETS_VALUE_LIMIT = 512;
-
 /** Leaves the kubelet's own. */
 export function onlyKubelets<
   Field extends "annotations" | "labels",
   T extends { [F in Field]: Record<string, string> },
 >(field: Field): Trim<T> {
-  const ownOf = (record: Readonly<Record<string, string | undefined>>) => {
-    const own = KUBELETS.map((name): [string, string] => [name, record[name] ?? ""]);
-    return Object.fromEntries(
-      own.filter(([, value]) => value !== "" && value.length <= KUBELETS_VALUE_LIMIT),
-    );
-  };
-  return { what: field, trim: (entry) => ({ ...entry, [field]: ownOf(entry[field]) }) };
+  return { what: field, trim: (entry) => ({ ...entry, [field]: kubelets(entry[field]) }) };
 }

@@ -37,7 +37,7 @@ export function podSandboxRpcs({ core }: CriContext) {
     async podSandboxStatus({ podSandboxId, verbose }) {
       const pod = requirePod(core.store, requireId("pod_sandbox_id", podSandboxId));
       const info = await infoOf(verbose, () => podInfo(core, pod));
-      return { status: toPodSandboxStatus(pod), info };
+      return { status: toPodSandboxStatus(pod, core.store.podNotes(pod)), info };
     },
 
     listPodSandbox({ filter }) {
@@ -47,7 +47,7 @@ export function podSandboxRpcs({ core }: CriContext) {
           pod.phase !== "creating" &&
           pod.id.startsWith(filter?.id ?? "") &&
           (wanted === undefined || stateOf(pod) === wanted) &&
-          hasLabels(pod.config.labels, filter?.labelSelector),
+          hasLabels(pod.config, filter?.labelSelector, () => core.store.podNotes(pod).labels),
       );
       return { items: budget.fit(items.map(toPodSandbox)) };
     },

@@ -42,7 +42,11 @@ export function containerStatsRpcs({ core, stats }: CriContext) {
           container.phase === "running" &&
           container.id.startsWith(filter?.id ?? "") &&
           container.podId.startsWith(filter?.podSandboxId ?? "") &&
-          hasLabels(container.config.labels, filter?.labelSelector),
+          hasLabels(
+            container.config,
+            filter?.labelSelector,
+            () => core.store.containerNotes(container).labels,
+          ),
       );
       return { stats: await stats.read(budget.fit(containers.map(target))) };
     },

@@ -38,7 +38,11 @@ export function resolvConf(dns: DNSConfig | undefined, hostFile = "/etc/resolv.c
  * there costs the container that wrote it, as all of its memory does. One mount for all: what counts the
  * host's mounts (systemd, the kubelet) does so often.
  */
-export function lendFiles(core: Core, pod: PodRecord, hostname: string): void {
+export function lendFiles(
+  core: Core,
+  pod: PodRecord,
+  texts: { hostname: string; resolvConf: string },
+): void {
   const { directory, lent } = podPaths(core, pod.id);
   const hasShm = pod.namespaces.ipc !== undefined;
   const bytes = FILES_BYTES + (hasShm ? SHM_BYTES : 0);
@@ -54,8 +58,8 @@ export function lendFiles(core: Core, pod: PodRecord, hostname: string): void {
   });
   const paths = lentPaths(core, pod.id);
   // World-readable: containers read them.
-  writeFileSync(paths.resolvConf, resolvConf(pod.config.dnsConfig), { mode: 0o644 });
-  writeFileSync(paths.hostname, `${hostname}\n`, { mode: 0o644 });
+  writeFileSync(paths.resolvConf, texts.resolvConf, { mode: 0o644 });
+  writeFileSync(paths.hostname, `${texts.hostname}\n`, { mode: 0o644 });
   if (!hasShm) return;
   // The /dev/shm that they share, as they share the IPC namespace.
   mkdirSync(paths.shm);

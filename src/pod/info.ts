@@ -3,11 +3,14 @@ import { configJson } from "../container/config-json.ts";
 import type { Core } from "../container/core.ts";
 import { hostnameOf } from "../container/hostname.ts";
 import { containerPaths, lentPaths, podPaths } from "../container/paths.ts";
+import type { PodSandboxConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
 import type { NetworkResult } from "../network/network.ts";
 import type { PodRecord } from "../state/records.ts";
 
 /** OCI's names of the namespaces that a pod has. */
 const NAMESPACES = { net: "network", ipc: "ipc", uts: "uts", pid: "pid" } as const;
+
+type WholePod = Omit<PodRecord, "config"> & { config: PodSandboxConfig };
 
 /**
  * A pod: `pid`, `runtimeSpec` as with both peers; `config`, `cniResult`, `processStatus`,
@@ -15,6 +18,7 @@ const NAMESPACES = { net: "network", ipc: "ipc", uts: "uts", pid: "pid" } as con
  * the pod's network.
  */
 export function podInfo(core: Core, pod: PodRecord): object {
+  const config = core.store.podConfig(pod.id);
   const network = pod.ips.length === 0 ? undefined : core.network.result(pod.id);
   const isReady = pod.phase === "ready";
   return {
@@ -32,8 +36,8 @@ export function podInfo(core: Core, pod: PodRecord): object {
     containers: core.store
       .containersOf(pod.id)
       .map(({ id }) => ({ id, bundle: containerPaths(core, id).bundle })),
-    config: configJson(pod.config),
-    runtimeSpec: runtimeSpec(core, pod, network),
+    config: configJson(config),
+    runtimeSpec: runtimeSpec(core, { ...pod, config }, network),
   };
 }
 
@@ -53,7 +57,7 @@ function cniResult({ interfaces, ips }: NetworkResult) {
  * A pod has no process of an OCI runtime: this is what such a one would have been given, for those who
  * look for the pod's namespaces, cgroup and annotations there.
  */
-function runtimeSpec(core: Core, pod: PodRecord, network: NetworkResult | undefined) {
+function runtimeSpec(core: Core, pod: WholePod, network: NetworkResult | undefined) {
   const { config, namespaces } = pod;
   const types = Object.entries(NAMESPACES) as Array<[keyof typeof NAMESPACES, string]>;
   return {
@@ -71,7 +75,7 @@ function runtimeSpec(core: Core, pod: PodRecord, network: NetworkResult | undefi
   };
 }
 
-function annotations(core: Core, pod: PodRecord, network: NetworkResult | undefined) {
+function annotations(core: Core, pod: WholePod, network: NetworkResult | undefined) {
   const { config, id } = pod;
   const { name = "", namespace = "", uid = "" } = config.metadata ?? {};
   const { resolvConf, hostname, shm } = lentPaths(core, id);

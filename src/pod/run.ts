@@ -16,8 +16,9 @@ import type { Operation } from "../observe/operations.ts";
 import { orUndo } from "../observe/undo.ts";
 import { nowNs } from "../state/clock.ts";
 import { fingerprint } from "../state/fingerprint.ts";
+import { keptPodConfig } from "../state/kept-config.ts";
 import type { NamespacePins, PodRecord } from "../state/records.ts";
-import { lendFiles } from "./files.ts";
+import { lendFiles, resolvConf } from "./files.ts";
 import { removePod } from "./remove.ts";
 import { undoPod } from "./stop.ts";
 import { dottedSysctl, namespaceModes, validatePod } from "./validate.ts";
@@ -56,7 +57,8 @@ export async function runPod(
       // What was asked for may have been "": the default handler by another name is the same pod.
       // One that is no longer ready is of no use to who asks for it.
       const fresh = same?.phase === "ready";
-      return same && { ...same, fingerprint: fresh ? `${handler} ${print(same.config)}` : "" };
+      const printed = () => `${handler} ${print(core.store.podConfig(same?.id ?? ""))}`;
+      return same && { ...same, fingerprint: fresh ? printed() : "" };
     },
     make: () => make(core, config, handler),
     discard: (id) => removePod(core, id),
@@ -74,8 +76,8 @@ async function make(core: Core, config: PodSandboxConfig, handler: string): Prom
   const runtime = await core.handlers.get(handler);
   const pod = newRecord(core, config, runtime.handler);
   const run = async (operation: Operation) => {
-    core.store.savePod(pod);
-    await build(core, pod, operation);
+    core.store.addPod(pod, config);
+    await build(core, { pod, config, operation });
     const monitor = core.monitors.get(pod.id);
     if (monitor === undefined) {
       throw new CribError("Unavailable", `pod sandbox ${podName(pod)}: its monitor died`);
@@ -109,7 +111,7 @@ function newRecord(core: Core, config: PodSandboxConfig, handler: string): PodRe
   if (modes.sharedPid) namespaces.pid = pin("pid");
   return {
     id,
-    config,
+    config: keptPodConfig(config),
     handler,
     createdAtNs: nowNs(),
     namespaces,
@@ -121,13 +123,19 @@ function newRecord(core: Core, config: PodSandboxConfig, handler: string): PodRe
   };
 }
 
-async function build(core: Core, pod: PodRecord, operation: Operation): Promise<void> {
-  const { config } = pod;
+interface Build {
+  pod: PodRecord;
+  config: PodSandboxConfig;
+  operation: Operation;
+}
+
+async function build(core: Core, { pod, config, operation }: Build): Promise<void> {
   const hostNetwork = pod.namespaces.net === undefined;
   const hostname = hostnameOf(config, hostNetwork);
+  const texts = { hostname, resolvConf: resolvConf(config.dnsConfig) };
   operation.stage("files");
   requireRoom(core);
-  await inState(core, () => lendFiles(core, pod, hostname));
+  await inState(core, () => lendFiles(core, pod, texts));
 
   operation.stage("cgroup");
   const placement = monitorPlacementOf(core, config, pod.id);
@@ -155,7 +163,7 @@ async function build(core: Core, pod: PodRecord, operation: Operation): Promise<
 
   if (!hostNetwork) {
     operation.stage("network");
-    pod.ips = (await core.network.add(attachment(pod))).ips;
+    pod.ips = (await core.network.add(attachment(pod, config))).ips;
   }
 }
 
@@ -196,8 +204,7 @@ const PROTOCOLS = {
   [Protocol.SCTP]: "sctp",
 } as const;
 
-function attachment(pod: PodRecord): PodAttachment {
-  const { config } = pod;
+function attachment(pod: PodRecord, config: PodSandboxConfig): PodAttachment {
   const { name = "", namespace = "", uid = "" } = config.metadata ?? {};
   return {
     id: pod.id,

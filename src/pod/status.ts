@@ -1,3 +1,4 @@
+import type { PodSandboxConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
 import {
   type PodSandbox,
   PodSandboxState,
@@ -24,8 +25,10 @@ export function toPodSandbox(pod: PodRecord): PodSandbox {
   };
 }
 
-/** What PodSandboxStatus says of a pod: the first address is the primary one. */
-export function toPodSandboxStatus(pod: PodRecord): PodSandboxStatus {
+type PodNotes = Pick<PodSandboxConfig, "labels" | "annotations">;
+
+/** What PodSandboxStatus says of a pod, with all that it is labelled with: the first address is the primary one. */
+export function toPodSandboxStatus(pod: PodRecord, notes: PodNotes): PodSandboxStatus {
   const [ip = "", ...additional] = pod.ips;
   const options = pod.config.linux?.securityContext?.namespaceOptions;
   return PodSandboxStatus.fromPartial({
@@ -44,8 +47,8 @@ export function toPodSandboxStatus(pod: PodRecord): PodSandboxStatus {
         },
       },
     },
-    labels: pod.config.labels,
-    annotations: pod.config.annotations,
+    labels: notes.labels,
+    annotations: notes.annotations,
     runtimeHandler: pod.handler,
   });
 }

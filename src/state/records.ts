@@ -1,5 +1,4 @@
-import type { ContainerConfig } from "../gen/runtime/v1/container_config_pb.ts";
-import type { PodSandboxConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
+import type { KeptContainerConfig, KeptPodConfig } from "./kept-config.ts";
 
 /**
  * A pod's way: creating → ready → stopping → stopped → (removed: no row). Only "ready" is CRI's
@@ -21,7 +20,7 @@ export interface NamespacePins {
 /** What Crib knows of a pod sandbox. Times are nanoseconds since 1970. */
 export interface PodRecord {
   readonly id: string;
-  readonly config: PodSandboxConfig;
+  readonly config: KeptPodConfig;
   readonly handler: string;
   readonly createdAtNs: bigint;
   readonly namespaces: NamespacePins;
@@ -38,7 +37,7 @@ export interface PodRecord {
 export interface ContainerRecord {
   readonly id: string;
   readonly podId: string;
-  readonly config: ContainerConfig;
+  readonly config: KeptContainerConfig;
   /** The image's id, and what the client called it. */
   readonly imageId: string;
   readonly imageRef: string;

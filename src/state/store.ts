@@ -1,10 +1,11 @@
 import type { Database, SQLQueryBindings } from "bun:sqlite";
 import * as v from "valibot";
-import { messageOf } from "../error.ts";
+import { CribError, messageOf } from "../error.ts";
 import { ContainerConfig } from "../gen/runtime/v1/container_config_pb.ts";
 import { PodSandboxConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
 import { log } from "../observe/log.ts";
 import { databaseError } from "./database.ts";
+import { keptContainerConfig, keptPodConfig } from "./kept-config.ts";
 import type { ContainerRecord, PodRecord } from "./records.ts";
 
 const digits = v.pipe(
@@ -80,40 +81,77 @@ export class Store {
     this.#loadContainers();
   }
 
-  savePod(pod: PodRecord): void {
-    this.#write(pod.phase !== "creating", () =>
+  /** A pod that is to be made, with the request's whole configuration. */
+  addPod(pod: PodRecord, config: PodSandboxConfig): void {
+    const row = { id: pod.id, config: PodSandboxConfig.encode(config).finish() };
+    this.#write(false, () =>
       this.#database
-        .query(
-          `INSERT INTO pods (id, config, record) VALUES ($id, $config, $record)
-           ON CONFLICT (id) DO UPDATE SET record = excluded.record`,
-        )
-        .run({
-          id: pod.id,
-          config: PodSandboxConfig.encode(pod.config).finish(),
-          record: toJson(pod),
-        }),
+        .query("INSERT INTO pods (id, config, record) VALUES ($id, $config, $record)")
+        .run({ ...row, record: toJson(pod) }),
     );
     this.pods.set(pod.id, pod);
   }
 
-  saveContainer(container: ContainerRecord): void {
-    const { phase, startedAtNs } = container;
-    const durable = phase === "exited" || (phase === "created" && startedAtNs === 0n);
-    this.#write(durable, () =>
+  savePod(pod: PodRecord): void {
+    this.#write(pod.phase !== "creating", () =>
+      this.#database
+        .query("UPDATE pods SET record = $record WHERE id = $id")
+        .run({ id: pod.id, record: toJson(pod) }),
+    );
+  }
+
+  /** A container that is to be made, with the request's whole configuration. */
+  addContainer(container: ContainerRecord, config: ContainerConfig): void {
+    const { id, podId } = container;
+    const row = { id, podId, config: ContainerConfig.encode(config).finish() };
+    this.#write(false, () =>
       this.#database
         .query(
           `INSERT INTO containers (id, pod_id, config, record)
-           VALUES ($id, $podId, $config, $record)
-           ON CONFLICT (id) DO UPDATE SET record = excluded.record`,
+           VALUES ($id, $podId, $config, $record)`,
         )
-        .run({
-          id: container.id,
-          podId: container.podId,
-          config: ContainerConfig.encode(container.config).finish(),
-          record: toJson(container),
-        }),
+        .run({ ...row, record: toJson(container) }),
     );
-    this.containers.set(container.id, container);
+    this.containers.set(id, container);
+  }
+
+  saveContainer(container: ContainerRecord): void {
+    const { id, phase, startedAtNs } = container;
+    const durable = phase === "exited" || (phase === "created" && startedAtNs === 0n);
+    this.#write(durable, () =>
+      this.#database
+        .query("UPDATE containers SET record = $record WHERE id = $id")
+        .run({ id, record: toJson(container) }),
+    );
+  }
+
+  /** The whole configuration of a pod that is there. @throws CribError NotFound: it has just gone. */
+  podConfig(id: string): PodSandboxConfig {
+    return PodSandboxConfig.decode(this.#config("pods", id));
+  }
+
+  /** The whole configuration of a container that is there. @throws CribError NotFound: it has just gone. */
+  containerConfig(id: string): ContainerConfig {
+    return ContainerConfig.decode(this.#config("containers", id));
+  }
+
+  /** All labels and annotations of a pod, however long. */
+  podNotes({ id, config }: PodRecord): Pick<PodSandboxConfig, "labels" | "annotations"> {
+    return config.hasNotes ? config : this.podConfig(id);
+  }
+
+  /** The same of a container, and its image's. */
+  containerNotes({
+    id,
+    config,
+  }: ContainerRecord): Pick<ContainerConfig, "labels" | "annotations" | "image"> {
+    return config.hasNotes ? config : this.containerConfig(id);
+  }
+
+  #config(table: "pods" | "containers", id: string): Uint8Array {
+    const row = this.#database.query(`SELECT config FROM ${table} WHERE id = $id`).get({ id });
+    if (row === null) throw new CribError("NotFound", `${id} is no longer there`);
+    return (row as Pick<Row, "config">).config;
   }
 
   /** Saves several in one transaction: all or none, and one wait for the disk. */
@@ -182,7 +220,8 @@ export class Store {
   }
 
   #load(table: "pods" | "containers", read: (row: Row) => void): void {
-    for (const row of this.#database.query(`SELECT * FROM ${table}`).all() as Row[]) {
+    // One after the other: all configurations at once may be hundreds of megabytes.
+    for (const row of this.#database.query<Row, []>(`SELECT * FROM ${table}`).iterate()) {
       try {
         read(row);
       } catch (error) {
@@ -194,14 +233,14 @@ export class Store {
 
   #loadPods(): void {
     this.#load("pods", (row) => {
-      const config = PodSandboxConfig.decode(row.config);
+      const config = keptPodConfig(PodSandboxConfig.decode(row.config));
       this.pods.set(row.id, { id: row.id, config, ...v.parse(podRow, JSON.parse(row.record)) });
     });
   }
 
   #loadContainers(): void {
     this.#load("containers", (row) => {
-      const config = ContainerConfig.decode(row.config);
+      const config = keptContainerConfig(ContainerConfig.decode(row.config));
       const podId = String(row.pod_id);
       if (!this.pods.has(podId)) throw new Error(`its pod ${podId} is not there`);
       const rest = v.parse(containerRow, JSON.parse(row.record));

@@ -4,6 +4,7 @@ import type { InfoContext } from "../../src/cadvisor/container-info.ts";
 import { cadvisorHandler } from "../../src/cadvisor/handler.ts";
 import { ContainerConfig } from "../../src/gen/runtime/v1/container_config_pb.ts";
 import { PodSandboxConfig } from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
+import { keptContainerConfig, keptPodConfig } from "../../src/state/kept-config.ts";
 import type { ContainerRecord, PodRecord } from "../../src/state/records.ts";
 
 const POD = "a".repeat(64);
@@ -12,11 +13,13 @@ const CONTAINER = "b".repeat(64);
 function podRecord(): PodRecord {
   return {
     id: POD,
-    config: PodSandboxConfig.fromPartial({
-      metadata: { name: "web", namespace: "shop", uid: "u-1", attempt: 2 },
-      labels: { app: "web" },
-      annotations: { note: "pod's" },
-    }),
+    config: keptPodConfig(
+      PodSandboxConfig.fromPartial({
+        metadata: { name: "web", namespace: "shop", uid: "u-1", attempt: 2 },
+        labels: { app: "web" },
+        annotations: { note: "pod's" },
+      }),
+    ),
     handler: "runc",
     createdAtNs: 1_700_000_000_123_456_789n,
     namespaces: {},
@@ -32,11 +35,13 @@ function containerRecord(): ContainerRecord {
   return {
     id: CONTAINER,
     podId: POD,
-    config: ContainerConfig.fromPartial({
-      metadata: { name: "nginx", attempt: 3 },
-      image: { image: "sha256:1234", userSpecifiedImage: "nginx:1.29" },
-      annotations: { "io.kubernetes.container.restartCount": "3" },
-    }),
+    config: keptContainerConfig(
+      ContainerConfig.fromPartial({
+        metadata: { name: "nginx", attempt: 3 },
+        image: { image: "sha256:1234", userSpecifiedImage: "nginx:1.29" },
+        annotations: { "io.kubernetes.container.restartCount": "3" },
+      }),
+    ),
     imageId: "sha256:1234",
     imageRef: "sha256:1234",
     createdAtNs: 1_700_000_001_987_654_321n,

@@ -2,7 +2,6 @@ import { expect, test } from "bun:test";
 import type { Core } from "../../src/container/core.ts";
 import { endingOf, finishSoon } from "../../src/container/exit.ts";
 import { Exits } from "../../src/container/exits.ts";
-import { hasLabels } from "../../src/cri/labels.ts";
 
 test("all who wait for an exit are woken by it, and nobody else", async () => {
   const exits = new Exits();
@@ -22,16 +21,6 @@ test("an exit's reason is CRI's", () => {
   expect(ending({ exitCode: 1 }).reason).toBe("Error");
   expect(ending({ exitCode: 137, signal: 9 }).reason).toBe("Error");
   expect(ending({ exitCode: 137, signal: 9, oomKilled: true }).reason).toBe("OOMKilled");
-});
-
-test("a selector asks for each of its labels", () => {
-  const labels = { a: "1", b: "2" };
-  expect(hasLabels(labels, undefined)).toBe(true);
-  expect(hasLabels(labels, {})).toBe(true);
-  expect(hasLabels(labels, { a: "1", b: "2" })).toBe(true);
-  expect(hasLabels(labels, { a: "2" })).toBe(false);
-  expect(hasLabels(labels, { c: "" })).toBe(false);
-  expect(hasLabels({}, { a: "1" })).toBe(false);
 });
 
 const ending = { exitCode: 3, finishedAtNs: 5n, reason: "Error", message: "" };

@@ -5,11 +5,14 @@ import { toContainer, toContainerStatus } from "../../src/container/status.ts";
 import type { DeepPartial } from "../../src/gen/runtime/v1/common_pb.ts";
 import { ContainerConfig } from "../../src/gen/runtime/v1/container_config_pb.ts";
 import { LinuxContainerResources } from "../../src/gen/runtime/v1/resources_pb.ts";
+import { keptContainerConfig } from "../../src/state/kept-config.ts";
 import type { ContainerRecord } from "../../src/state/records.ts";
 import { type Contract, fieldsOf, readContract } from "../fixtures/contract-reach.ts";
 
 const VOLUME = "sha256:0f";
+const store = { containerNotes: ({ config }: ContainerRecord) => config };
 const core = {
+  store,
   host: { oomScoreAdjMin: -500 },
   images: {
     find: (name: string) =>
@@ -44,7 +47,7 @@ function record(config: DeepPartial<ContainerConfig>): ContainerRecord {
   return {
     id: "c1",
     podId: "p1",
-    config: ContainerConfig.fromPartial(config),
+    config: keptContainerConfig(ContainerConfig.fromPartial(config)),
     imageId: "sha256:aa",
     imageRef: "registry.test/app:1",
     createdAtNs: 5n,

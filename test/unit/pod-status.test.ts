@@ -3,16 +3,19 @@ import type { DeepPartial } from "../../src/gen/runtime/v1/common_pb.ts";
 import { PodSandboxConfig } from "../../src/gen/runtime/v1/pod_sandbox_config_pb.ts";
 import { NamespaceMode, type NamespaceOption } from "../../src/gen/runtime/v1/security_pb.ts";
 import { toPodSandboxStatus } from "../../src/pod/status.ts";
+import { keptPodConfig } from "../../src/state/kept-config.ts";
+import type { PodRecord } from "../../src/state/records.ts";
 
 const metadata = { name: "web", namespace: "default", uid: "u", attempt: 2 };
 
 function status(namespaceOptions: DeepPartial<NamespaceOption> | undefined, ips: string[] = []) {
-  return toPodSandboxStatus({
+  const config = PodSandboxConfig.fromPartial({
+    metadata,
+    linux: { securityContext: { namespaceOptions } },
+  });
+  const pod: PodRecord = {
     id: "p1",
-    config: PodSandboxConfig.fromPartial({
-      metadata,
-      linux: { securityContext: { namespaceOptions } },
-    }),
+    config: keptPodConfig(config),
     handler: "runc",
     createdAtNs: 1n,
     namespaces: {},
@@ -21,7 +24,8 @@ function status(namespaceOptions: DeepPartial<NamespaceOption> | undefined, ips:
     ips,
     monitorPid: 1,
     unclaimed: false,
-  });
+  };
+  return toPodSandboxStatus(pod, config);
 }
 
 test("a pod's status has its metadata as they were given", () => {

@@ -8,6 +8,7 @@ import { nowNs } from "../../src/state/clock.ts";
 import { openDatabase } from "../../src/state/database.ts";
 import { findPod, requireContainer, requirePod } from "../../src/state/find.ts";
 import { fingerprint } from "../../src/state/fingerprint.ts";
+import { keptContainerConfig, keptPodConfig } from "../../src/state/kept-config.ts";
 import type { ContainerRecord, PodRecord } from "../../src/state/records.ts";
 import { migrations } from "../../src/state/schema.ts";
 import { Store } from "../../src/state/store.ts";
@@ -24,10 +25,27 @@ afterEach(() => {
   rmSync(directory, { recursive: true });
 });
 
+const podConfig = (id: string) =>
+  PodSandboxConfig.fromPartial({
+    metadata: { name: id },
+    labels: { a: "1" },
+    portMappings: [{ hostPort: 80 }],
+  });
+
+const containerConfig = (id: string) =>
+  ContainerConfig.fromPartial({ metadata: { name: id }, command: ["sh"] });
+
+function add(store: Store, ...records: Array<PodRecord | ContainerRecord>): void {
+  for (const record of records) {
+    if ("podId" in record) store.addContainer(record, containerConfig(record.id));
+    else store.addPod(record, podConfig(record.id));
+  }
+}
+
 function pod(id: string, changes: Partial<PodRecord> = {}): PodRecord {
   return {
     id,
-    config: PodSandboxConfig.fromPartial({ metadata: { name: id }, labels: { a: "1" } }),
+    config: keptPodConfig(podConfig(id)),
     handler: "runc",
     createdAtNs: 1_700_000_000_123_456_789n,
     namespaces: { net: "/run/ns", pid: "/run/pid" },
@@ -44,7 +62,7 @@ function container(id: string, podId: string): ContainerRecord {
   return {
     id,
     podId,
-    config: ContainerConfig.fromPartial({ metadata: { name: id }, command: ["sh"] }),
+    config: keptContainerConfig(containerConfig(id)),
     imageId: "sha256:1",
     imageRef: "busybox",
     createdAtNs: 1n,
@@ -69,10 +87,7 @@ test("what is saved is there after a restart, changes and removals too", () => {
   const database = openDatabase(path);
   const store = new Store(database);
   const [one, two] = [pod("p1"), pod("p2")];
-  store.savePod(one);
-  store.savePod(two);
-  store.saveContainer(container("c1", "p1"));
-  store.saveContainer(container("c2", "p1"));
+  add(store, one, two, container("c1", "p1"), container("c2", "p1"));
   one.phase = "stopped";
   store.savePod(one);
   store.deletePod("p2");
@@ -84,6 +99,37 @@ test("what is saved is there after a restart, changes and removals too", () => {
   expect([...again.containers.values()]).toEqual([container("c1", "p1")]);
   expect(again.containersOf("p1").map(({ id }) => id)).toEqual(["c1"]);
   expect(again.damaged).toEqual([]);
+  expect(again.podConfig("p1")).toEqual(podConfig("p1"));
+  expect(again.containerConfig("c1")).toEqual(containerConfig("c1"));
+});
+
+test("what was removed meanwhile does not come back by a late save", () => {
+  const store = new Store(openDatabase(path));
+  const one = pod("p1");
+  add(store, one);
+  store.deletePod("p1");
+  store.savePod(one);
+  expect(store.pods.size).toBe(0);
+  expect(new Store(openDatabase(path)).pods.size).toBe(0);
+  expect(() => store.podConfig("p1")).toThrow("p1 is no longer there");
+});
+
+test("of long labels and annotations only the kubelet's own stay in memory; all can be read", () => {
+  const uid = "io.kubernetes.pod.uid";
+  const long = { x: "y".repeat(40_000) };
+  const config = { ...podConfig("p1"), labels: { [uid]: "u", a: "1" }, annotations: long };
+  const store = new Store(openDatabase(path));
+  const made = pod("p1", { config: keptPodConfig(config) });
+  store.addPod(made, config);
+  expect(made.config).toMatchObject({ labels: { [uid]: "u" }, annotations: {} });
+  expect(store.podNotes(made)).toMatchObject({ labels: config.labels, annotations: long });
+
+  const image = { ...containerConfig("c1"), labels: { [uid]: "u" } };
+  const ofImage = ContainerConfig.fromPartial({ ...image, image: { annotations: long } });
+  const kept = { ...container("c1", "p1"), config: keptContainerConfig(ofImage) };
+  store.addContainer(kept, ofImage);
+  expect(kept.config).toMatchObject({ labels: { [uid]: "u" }, image: { annotations: {} } });
+  expect(store.containerNotes(kept).image?.annotations).toEqual(long);
 });
 
 /** How many transactions were written to the log since it was begun: a commit's last page says so. */
@@ -102,30 +148,33 @@ function commits(): number {
 test("many saved together are one transaction, and all there after a restart", () => {
   const database = openDatabase(path);
   const store = new Store(database);
-  store.savePod(pod("p1"));
   const many = Array.from({ length: 40 }, (_, i) => container(`c${i}`, "p1"));
+  const of = (id: string) => container(id, "p1");
+  const [alone, good, bad] = [of("alone"), of("good"), of("bad")];
+  add(store, pod("p1"), ...many, alone, good, bad);
+  for (const one of [...many, alone, good, bad]) one.message = "over";
   const before = commits();
   store.saveContainers(many);
   expect(commits()).toBe(before + 1);
-  store.saveContainers([container("alone", "p1")]);
+  store.saveContainers([alone]);
   store.saveContainers([]);
   expect(commits()).toBe(before + 2);
-  const unsafe = { ...container("bad", "p1"), podId: "nobody" };
-  expect(() => store.saveContainers([container("good", "p1"), unsafe])).toThrow("FOREIGN KEY");
+  database.run(
+    "CREATE TRIGGER t BEFORE UPDATE ON containers WHEN NEW.id = 'bad' BEGIN SELECT RAISE(ABORT, 'no'); END",
+  );
+  expect(() => store.saveContainers([good, bad])).toThrow("no");
   database.close();
   const again = new Store(openDatabase(path));
-  expect(again.containers.get("c39")).toEqual(container("c39", "p1"));
-  expect([...again.containers.keys()].sort()).toEqual(
-    [...many.map(({ id }) => id), "alone"].sort(),
-  );
+  expect(again.containers.get("c39")).toEqual({ ...container("c39", "p1"), message: "over" });
+  const over = [...again.containers.values()].filter(({ message }) => message === "over");
+  expect(over.map(({ id }) => id).sort()).toEqual([...many.map(({ id }) => id), "alone"].sort());
 });
 
 test("a damaged row is told and left alone, with what depends on it", () => {
   const database = openDatabase(path);
   const store = new Store(database);
-  for (const id of ["p1", "p2", "p3", "p4"]) store.savePod(pod(id));
-  for (const id of ["c1", "c2"]) store.saveContainer(container(id, "p1"));
-  store.saveContainer(container("c3", "p2"));
+  add(store, ...["p1", "p2", "p3", "p4"].map((id) => pod(id)));
+  add(store, container("c1", "p1"), container("c2", "p1"), container("c3", "p2"));
   database.run("UPDATE containers SET record = 'junk' WHERE id = 'c1'");
   database.run(`UPDATE pods SET record = '{"phase":"ready"}' WHERE id = 'p2'`);
   database.run("UPDATE pods SET config = x'ffff' WHERE id = 'p3'");
@@ -146,8 +195,8 @@ test("a damaged row is told and left alone, with what depends on it", () => {
 
 test("ids are found whole or by an unambiguous prefix; what is being made is not there yet", () => {
   const store = new Store(openDatabase(path));
-  for (const id of ["abc1", "abc2", "abd", "ab"]) store.savePod(pod(id));
-  store.savePod(pod("new", { phase: "creating" }));
+  add(store, ...["abc1", "abc2", "abd", "ab"].map((id) => pod(id)));
+  add(store, pod("new", { phase: "creating" }));
   expect(requirePod(store, "abd").id).toBe("abd");
   expect(requirePod(store, "abc1").id).toBe("abc1");
   // A whole id wins over longer ones that begin with it.
@@ -169,7 +218,9 @@ test("the database is for its owner only, is at the newest version, and keeps ro
   const size = () => statSync(path).size + statSync(`${path}-wal`).size;
   const before = size();
   const store = new Store(database);
-  for (let round = 0; round < 300; round += 1) store.savePod(pod(`p${round % 10}`));
+  const ten = Array.from({ length: 10 }, (_, index) => pod(`p${index}`));
+  add(store, ...ten);
+  for (let round = 0; round < 30; round += 1) for (const one of ten) store.savePod(one);
   expect(size()).toBe(before);
 });
 
