@@ -9,7 +9,7 @@ import { containerPaths } from "./paths.ts";
 
 /** What is JSON already: it may be long, and nobody here needs to understand it. */
 export class JsonText {
-  constructor(readonly text: string) {}
+  constructor(readonly bytes: Uint8Array) {}
 }
 
 /**
@@ -39,7 +39,7 @@ export async function containerInfo(core: Core, container: ContainerRecord): Pro
 /** A container's config.json; null when it is gone, as after a reboot. */
 async function specText(path: string): Promise<JsonText | null> {
   try {
-    return new JsonText(await readFile(path, "utf8"));
+    return new JsonText(await readFile(path));
   } catch (error) {
     if (codeOf(error) === "ENOENT") return null;
     throw error;

@@ -13,10 +13,9 @@ import type { ContainerRecord } from "../state/records.ts";
 import type { Store } from "../state/store.ts";
 import type { CriContext } from "./context.ts";
 import { requireId } from "./ids.ts";
-import { infoOf } from "./info.ts";
 import { hasLabels } from "./labels.ts";
 import { ListBudget, onlyKubelets } from "./list-budget.ts";
-import type { ServiceImpl } from "./service.ts";
+import { type ServiceImpl, VerboseAnswer } from "./service.ts";
 
 /** The life of a container: Create, Start, Stop, Remove, Status, List, ReopenContainerLog. */
 export function containerRpcs({ core }: CriContext) {
@@ -54,8 +53,8 @@ export function containerRpcs({ core }: CriContext) {
 
     async containerStatus({ containerId, verbose }) {
       const container = requireContainer(core.store, requireId("container_id", containerId));
-      const info = await infoOf(verbose, () => containerInfo(core, container));
-      return { status: toContainerStatus(core, container), info };
+      const answer = { status: toContainerStatus(core, container) };
+      return verbose ? new VerboseAnswer(answer, await containerInfo(core, container)) : answer;
     },
 
     listContainers({ filter }) {

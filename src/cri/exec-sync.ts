@@ -1,10 +1,10 @@
-import { BinaryWriter } from "@bufbuild/protobuf/wire";
 import { execSync, type SyncResult } from "../container/exec-sync.ts";
 import type { RuntimeServiceDefinition } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { ExecSyncResponse } from "../gen/runtime/v1/streaming_pb.ts";
 import type { CriContext } from "./context.ts";
 import { requireId } from "./ids.ts";
 import { EncodedAnswer, type ServiceImpl } from "./service.ts";
+import { lengthDelimited } from "./wire.ts";
 
 /** ExecSync. */
 export function execSyncRpcs({ core }: CriContext) {
@@ -27,14 +27,5 @@ export function execSyncRpcs({ core }: CriContext) {
 /** Fields 1 and 2 of an ExecSyncResponse are bytes; the stubs would copy each of them three times. */
 function encode({ output: { stdout, stderr }, exitCode }: SyncResult): Buffer {
   const rest = ExecSyncResponse.encode(ExecSyncResponse.fromPartial({ exitCode })).finish();
-  return Buffer.concat([...field(1, stdout), ...field(2, stderr), rest]);
-}
-
-const LENGTH_DELIMITED = 2;
-
-function field(number: number, chunks: readonly Uint8Array[]): readonly Uint8Array[] {
-  const length = chunks.reduce((sum, chunk) => sum + chunk.length, 0);
-  if (length === 0) return [];
-  const tag = new BinaryWriter().uint32((number << 3) | LENGTH_DELIMITED).uint32(length);
-  return [tag.finish(), ...chunks];
+  return Buffer.concat([...lengthDelimited(1, stdout), ...lengthDelimited(2, stderr), rest]);
 }

@@ -5,9 +5,8 @@ import type { Image as ImageMessage } from "../gen/runtime/v1/image_pb.ts";
 import type { ImageServiceDefinition } from "../gen/runtime/v1/image_service_pb.ts";
 import type { Image } from "../image/images.ts";
 import type { CriContext } from "./context.ts";
-import { infoOf } from "./info.ts";
 import { ListBudget } from "./list-budget.ts";
-import type { ServiceImpl } from "./service.ts";
+import { type ServiceImpl, VerboseAnswer } from "./service.ts";
 
 /** PullImage, ListImages, ImageStatus, RemoveImage, ImageFsInfo. */
 export function imageRpcs({ core, stats }: CriContext) {
@@ -41,7 +40,9 @@ export function imageRpcs({ core, stats }: CriContext) {
       if (!core.images.documents.isReadable(image.id)) return {};
       const annotations = core.images.documents.annotations(image.id);
       const [answer] = statusBudget.fit([toImage({ ...image, annotations })]);
-      return { image: answer, info: await infoOf(verbose, () => imageInfo(core, image)) };
+      return verbose
+        ? new VerboseAnswer({ image: answer }, imageInfo(core, image))
+        : { image: answer };
     },
 
     async removeImage({ image }) {
@@ -98,13 +99,17 @@ const NAMES_IN_LISTS = 8;
  * peers; `labels` as with CRI-O, `chainID` as with containerd.
  */
 function imageInfo({ images }: CriContext["core"], image: Image): object {
+  const spec = images.documents.configJson(image.id);
+  const isShort = spec.length <= SHORT_SPEC_BYTES;
   return {
     chainID: image.layers.at(-1) ?? "",
     layers: image.layers,
-    labels: images.documents.config(image.id).Labels,
-    imageSpec: new JsonText(images.documents.configJson(image.id)),
+    ...(isShort ? { labels: images.documents.config(image.id).Labels } : { omitted: ["labels"] }),
+    imageSpec: new JsonText(spec),
   };
 }
+/** Of a longer one the labels are told once, in itself. */
+const SHORT_SPEC_BYTES = 64 * 1024;
 
 const LARGEST_INT64 = 2n ** 63n - 1n;
 

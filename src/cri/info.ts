@@ -1,33 +1,48 @@
 import { JsonText } from "../container/info.ts";
+import { type Codec, encode, type VerboseAnswer } from "./service.ts";
+import { lengthDelimited } from "./wire.ts";
 
 /** The kubelet takes answers of 16 MiB, and the status comes with it. */
 const LIMIT_BYTES = 8 * 1024 * 1024;
+const OPEN = Buffer.from("{");
+const COMMA = Buffer.from(",");
+const CLOSE = Buffer.from("}");
+/** `map<string, string> info = 2` in the answers of all Status RPCs; a map's entry has its key and value. */
+const [INFO, KEY, VALUE] = [2, 1, 2];
 
-/**
- * The `info` map of a verbose answer: one JSON document under "info", as the peers have it. Members that
- * it has no room for are left out, the largest first, and named in "omitted".
- */
-export async function infoOf(
-  verbose: boolean,
-  info: () => object | Promise<object>,
-): Promise<Record<string, string>> {
-  return verbose ? { info: toJson(await info(), LIMIT_BYTES) } : {};
+/** Its wire format: what may be megabytes is copied once, where the stubs would do it five times. */
+export function encodeVerbose(codec: Codec, { answer, info }: VerboseAnswer<unknown>): Buffer {
+  const key = lengthDelimited(KEY, [Buffer.from("info")]);
+  const value = lengthDelimited(VALUE, toJson(info, LIMIT_BYTES));
+  return Buffer.concat([encode(codec, answer), ...lengthDelimited(INFO, [...key, ...value])]);
 }
 
-/** Exported for tests. */
-export function toJson(info: object, limitBytes: number): string {
+/**
+ * The JSON of an object in pieces. Members that it has no room for are left out, the largest first, and
+ * named in "omitted". Exported for tests.
+ */
+export function toJson(info: object, limitBytes: number): Uint8Array[] {
   const members = Object.entries(info).flatMap(([name, value]) => {
-    const json: string | undefined = value instanceof JsonText ? value.text : JSON.stringify(value);
-    return json === undefined ? [] : [{ name, text: `${JSON.stringify(name)}:${json}` }];
+    const json: Uint8Array | string | undefined =
+      value instanceof JsonText ? value.bytes : JSON.stringify(value);
+    if (json === undefined) return [];
+    return [{ name, key: Buffer.from(`${JSON.stringify(name)}:`), value: Buffer.from(json) }];
   });
   const omitted: string[] = [];
-  let bytes = members.reduce((sum, { text }) => sum + Buffer.byteLength(text) + 1, 2);
-  for (const { name, text } of members.toSorted((a, b) => b.text.length - a.text.length)) {
+  let bytes = members.reduce((sum, { key, value }) => sum + key.length + value.length + 1, 2);
+  for (const { name, key, value } of members.toSorted((a, b) => b.value.length - a.value.length)) {
     if (bytes <= limitBytes) break;
-    bytes -= Buffer.byteLength(text);
+    bytes -= key.length + value.length;
     omitted.push(name);
   }
-  const kept = members.filter(({ name }) => !omitted.includes(name)).map(({ text }) => text);
-  if (omitted.length > 0) kept.push(`"omitted":${JSON.stringify(omitted)}`);
-  return `{${kept.join(",")}}`;
+  const kept = members.filter(({ name }) => !omitted.includes(name));
+  if (omitted.length > 0) {
+    kept.push({
+      name: "",
+      key: Buffer.from('"omitted":'),
+      value: Buffer.from(JSON.stringify(omitted)),
+    });
+  }
+  const parts = kept.flatMap(({ key, value }) => [COMMA, key, value]);
+  return [OPEN, ...parts.slice(1), CLOSE];
 }

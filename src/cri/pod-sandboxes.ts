@@ -8,10 +8,9 @@ import { stopPod } from "../pod/stop.ts";
 import { requirePod } from "../state/find.ts";
 import type { CriContext } from "./context.ts";
 import { requireId } from "./ids.ts";
-import { infoOf } from "./info.ts";
 import { hasLabels } from "./labels.ts";
 import { ListBudget, onlyKubelets } from "./list-budget.ts";
-import type { ServiceImpl } from "./service.ts";
+import { type ServiceImpl, VerboseAnswer } from "./service.ts";
 
 /** RunPodSandbox, StopPodSandbox, RemovePodSandbox, PodSandboxStatus, ListPodSandbox. */
 export function podSandboxRpcs({ core }: CriContext) {
@@ -36,8 +35,8 @@ export function podSandboxRpcs({ core }: CriContext) {
 
     async podSandboxStatus({ podSandboxId, verbose }) {
       const pod = requirePod(core.store, requireId("pod_sandbox_id", podSandboxId));
-      const info = await infoOf(verbose, () => podInfo(core, pod));
-      return { status: toPodSandboxStatus(pod, core.store.podNotes(pod)), info };
+      const answer = { status: toPodSandboxStatus(pod, core.store.podNotes(pod)) };
+      return verbose ? new VerboseAnswer(answer, podInfo(core, pod)) : answer;
     },
 
     listPodSandbox({ filter }) {

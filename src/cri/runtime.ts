@@ -3,7 +3,6 @@ import { CgroupDriver } from "../gen/runtime/v1/runtime_pb.ts";
 import type { RuntimeServiceDefinition } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { RUNTIME_API_VERSION, RUNTIME_NAME, VERSION } from "../version.ts";
 import type { CriContext } from "./context.ts";
-import { infoOf } from "./info.ts";
 import type { ServiceImpl } from "./service.ts";
 
 /** Version, Status, RuntimeConfig. */
@@ -29,7 +28,7 @@ export function runtimeRpcs({ core, streaming }: CriContext) {
         status: { conditions: [runtime, { type: "NetworkReady", ...condition(network) }] },
         runtimeHandlers: handlers,
         features: { supplementalGroupsPolicy: true, mountOptions: true },
-        info: await infoOf(verbose, () => verboseInfo(core, streaming)),
+        info: verbose ? { info: JSON.stringify(await verboseInfo(core, streaming)) } : {},
       };
     },
 

@@ -33,7 +33,18 @@ export interface CallContext {
   readonly signal: AbortSignal;
 }
 
-type Sent<M extends Method> = Part<M["responseType"]> | EncodedAnswer;
+type Sent<M extends Method> =
+  | Part<M["responseType"]>
+  | VerboseAnswer<Part<M["responseType"]>>
+  | EncodedAnswer;
+
+/** The answer to a verbose question: `info` becomes one JSON document under "info", as the peers have it. */
+export class VerboseAnswer<A> {
+  constructor(
+    readonly answer: A,
+    readonly info: object,
+  ) {}
+}
 
 /** An answer that is in its wire format already: one so large that it must not be copied without need. */
 export class EncodedAnswer {

@@ -1,5 +1,6 @@
 import { setImmediate as nextTurn } from "node:timers/promises";
-import { type Codec, EncodedAnswer, encode } from "./service.ts";
+import { encodeVerbose } from "./info.ts";
+import { type Codec, EncodedAnswer, encode, VerboseAnswer } from "./service.ts";
 
 /** Of a client that does not read its answer: the next one's turn comes all the same. */
 const TURN_MS = 2_000;
@@ -17,7 +18,10 @@ export class Turns {
   async answer(codec: Codec, make: () => unknown): Promise<EncodedAnswer> {
     const end = await this.#turn();
     try {
-      return new EncodedAnswer(encode(codec, await make()), end);
+      const answer = await make();
+      const isVerbose = answer instanceof VerboseAnswer;
+      const bytes = isVerbose ? encodeVerbose(codec, answer) : encode(codec, answer);
+      return new EncodedAnswer(bytes, end);
     } catch (error) {
       end();
       throw error;

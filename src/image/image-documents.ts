@@ -48,9 +48,15 @@ export class ImageDocuments {
     return this.#read(id, "config", (json) => readConfig(JSON.parse(json), `image ${id}`).config);
   }
 
-  /** The text: JSON, without the byte order mark that it may have had. */
-  configJson(id: string): string {
-    return this.#read(id, "config", (json) => json);
+  /** JSON, without the byte order mark that it may have had. */
+  configJson(id: string): Uint8Array {
+    const row = this.#database
+      .query<{ json: Uint8Array }, [string]>(
+        "SELECT CAST(config AS BLOB) AS json FROM image_documents WHERE image_id = ?",
+      )
+      .get(id);
+    if (row === null) throw new CribError("DataLoss", `image ${id}: it has no configuration`);
+    return row.json;
   }
 
   /** All of them, also those that are too long for lists. */

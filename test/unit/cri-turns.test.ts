@@ -1,5 +1,5 @@
 import { expect, test } from "bun:test";
-import type { EncodedAnswer } from "../../src/cri/service.ts";
+import { type EncodedAnswer, VerboseAnswer } from "../../src/cri/service.ts";
 import { Turns } from "../../src/cri/turns.ts";
 import { ImageStatusResponse } from "../../src/gen/runtime/v1/image_pb.ts";
 
@@ -12,14 +12,14 @@ function ask(turns: Turns, names: readonly string[]) {
     turns.answer(ImageStatusResponse, () => {
       begun.push(name);
       if (name === "broken") throw new Error(name);
-      return { info: { info: name } };
+      return new VerboseAnswer({}, { name });
     }),
   );
   return { begun, answers };
 }
 
 const textOf = (answer: EncodedAnswer) =>
-  ImageStatusResponse.decode(new Uint8Array(answer.take())).info.info;
+  JSON.parse(ImageStatusResponse.decode(new Uint8Array(answer.take())).info.info ?? "").name;
 
 test("an answer is begun when the one before it is sent, or could not be made", async () => {
   const { begun, answers } = ask(new Turns(NEVER_MS), ["a", "broken", "b", "c"]);
