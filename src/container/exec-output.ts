@@ -4,7 +4,7 @@
  * have at a time, until its answer is sent. The monitors hold up the others' output meanwhile.
  */
 import { messageOf } from "../error.ts";
-import type { Hold } from "../monitor/types.ts";
+import type { SetFlow } from "../monitor/types.ts";
 import { log } from "../observe/log.ts";
 
 /** What each command may have beside all others. The kubelet takes 10 KiB of a probe's output. */
@@ -86,15 +86,15 @@ export class KeptOutput {
   ) {}
 
   /** Keeps a copy. */
-  add(chunks: Uint8Array[], chunk: Uint8Array, hold: Hold): void {
+  add(chunks: Uint8Array[], chunk: Uint8Array, setFlow: SetFlow): void {
     if (this.#state === "cut" || this.#state === "closed") return;
     // Not `slice`: of a Buffer that is a view, which keeps all that was read with it.
     const kept = new Uint8Array(chunk.subarray(0, this.options.limitBytes - this.#bytes));
-    if (kept.length < chunk.length) this.#warn("container.exec_output_limit_bytes");
+    if (kept.length < chunk.length) this.#cut("container.exec_output_limit_bytes", setFlow);
     if (kept.length === 0) return;
     chunks.push(kept);
     this.#bytes += kept.length;
-    if (this.#state === "small" && !this.#isSmall(kept.length)) this.#grow(hold);
+    if (this.#state === "small" && !this.#isSmall(kept.length)) this.#grow(setFlow);
   }
 
   /** Forgets what was kept: it is in the answer now. */
@@ -118,7 +118,7 @@ export class KeptOutput {
     return true;
   }
 
-  #grow(hold: Hold): void {
+  #grow(setFlow: SetFlow): void {
     if (this.pool.tryTurn()) {
       this.#state = "large";
       return;
@@ -126,26 +126,35 @@ export class KeptOutput {
     this.#state = "waiting";
     const { timeoutMs } = this.options;
     const waitMs = timeoutMs === 0 ? WAIT_MS : Math.min(WAIT_MS, timeoutMs / WAIT_PART);
-    const late = setTimeout(() => this.#leave("cut", hold), waitMs);
-    const takeBack = this.pool.turn(() => this.#leave("large", hold));
+    const late = setTimeout(() => this.#leave("cut", setFlow), waitMs);
+    const takeBack = this.pool.turn(() => this.#leave("large", setFlow));
     this.#stopWaiting = () => {
       clearTimeout(late);
       takeBack();
     };
     // The monitor of a pod that an older Crib has made cannot.
-    hold(true).catch((error: unknown) => this.#leave("cut", hold, messageOf(error)));
+    setFlow("held").catch((error: unknown) => this.#leave("cut", setFlow, messageOf(error)));
   }
 
-  #leave(state: "large" | "cut", hold: Hold, why = "others' output took its room"): void {
+  #leave(state: "large" | "cut", setFlow: SetFlow, why = "others' output took its room"): void {
     if (this.#state !== "waiting") return;
     this.#state = state;
     this.#stopWaiting();
-    if (state === "cut") this.#warn(why);
-    hold(false).catch(() => undefined);
+    if (state === "cut") this.#cut(why, setFlow);
+    else setFlow("on").catch(() => undefined);
+  }
+
+  /** Nothing more is kept, so that the monitor need not send it. */
+  #cut(why: string, setFlow: SetFlow): void {
+    if (this.#warned) return;
+    this.#warn(why);
+    setFlow("dropped")
+      // The monitor of a pod that an older Crib has made sends all of it.
+      .catch(() => setFlow("on"))
+      .catch(() => undefined);
   }
 
   #warn(why: string): void {
-    if (this.#warned) return;
     this.#warned = true;
     const { command } = this.options;
     log().warn({ command, bytes: this.#bytes, why }, "output of a command is cut");

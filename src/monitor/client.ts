@@ -17,6 +17,7 @@ import {
   encodeCreate,
   encodeDial,
   encodeDialEnd,
+  encodeDrop,
   encodeEmpty,
   encodeExec,
   encodeForId,
@@ -40,7 +41,7 @@ import type {
   ExecOutput,
   ExecRequest,
   ExecResult,
-  Hold,
+  SetFlow,
   Wants,
 } from "./types.ts";
 
@@ -188,12 +189,16 @@ export class Monitor {
       onPart: ({ type, payload }) => {
         if (type !== Answer.execOutput) return;
         const chunk = payload.subarray(1);
-        if (payload[0] === 2) output.stderr(chunk, hold);
-        else output.stdout(chunk, hold);
+        if (payload[0] === 2) output.stderr(chunk, setFlow);
+        else output.stdout(chunk, setFlow);
       },
     });
-    const hold: Hold = async (held) => {
-      await this.connection.call((number) => encodeHold(number, request, held)).reply;
+    const setFlow: SetFlow = async (flow) => {
+      const encode = (number: number) =>
+        flow === "dropped"
+          ? encodeDrop(number, request)
+          : encodeHold(number, request, flow === "held");
+      await this.connection.call(encode).reply;
     };
     const cancel = () => this.send((number) => encodeCancel(number, request));
     signal?.addEventListener("abort", cancel);

@@ -36,6 +36,7 @@ export const Request = {
   dial: 20,
   dialEnd: 21,
   hold: 22,
+  drop: 23,
 } as const;
 
 /** Types of what the monitor sends. */
@@ -180,6 +181,11 @@ export function encodeCancel(request: number, exec: number): Uint8Array {
 export function encodeHold(request: number, exec: number, held: boolean): Uint8Array {
   const writer = new FrameWriter().u32("exec", exec).u32("held", held ? 1 : 0);
   return writer.frame(Request.hold, request);
+}
+
+/** `exec`: as above. */
+export function encodeDrop(request: number, exec: number): Uint8Array {
+  return new FrameWriter().u32("exec", exec).frame(Request.drop, request);
 }
 
 export function encodeDial(

@@ -77,13 +77,16 @@ export interface ExecRequest {
   drainMs: number;
 }
 
-/** Asks the monitor not to read a command's output until it asks again; rejects where it cannot do that. */
-export type Hold = (held: boolean) => Promise<void>;
+/** What the monitor does with a command's output: sends it, leaves it unread, or reads and drops it for good. */
+export type Flow = "on" | "held" | "dropped";
+
+/** Asks the monitor for another flow; rejects where it cannot do that: one of an older Crib. */
+export type SetFlow = (flow: Flow) => Promise<void>;
 
 /** Takes what a command writes; the chunks are only valid during the call. */
 export interface ExecOutput {
-  stdout(chunk: Uint8Array, hold: Hold): void;
-  stderr(chunk: Uint8Array, hold: Hold): void;
+  stdout(chunk: Uint8Array, setFlow: SetFlow): void;
+  stderr(chunk: Uint8Array, setFlow: SetFlow): void;
 }
 
 export interface ExecResult {

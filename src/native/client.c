@@ -204,6 +204,7 @@ static void dispatch(const struct frame *frame) {
     case RESIZE: container_resize(&reader, frame->request); break;
     case CANCEL: exec_cancel(&reader, frame->request); break;
     case HOLD: exec_hold(&reader, frame->request); break;
+    case DROP: exec_drop(&reader, frame->request); break;
     case DIAL: dial_start(&reader, frame->request); break;
     case DIAL_END: dial_end(&reader, frame->request); break;
     case SHUTDOWN:

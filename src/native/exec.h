@@ -17,6 +17,7 @@ struct exec {
   int streams[2];          /* in frames: read ends of its stdout and stderr, -1: closed */
   bool paused;             /* not watched: held, or the daemon does not keep up */
   bool held;               /* the daemon has asked not to read it for now */
+  bool dropped;            /* the daemon wants no more of it */
   unsigned outputs;        /* in streams: those that have not ended */
   struct stream *terminal; /* where its terminal will lead to, until it is there */
   int console, master;     /* where the runtime sends the terminal; the terminal; -1: none */

@@ -181,6 +181,12 @@ void exec_hold(struct reader *reader, uint32_t request) {
   client_reply(HOLD, request);
 }
 
+void exec_drop(struct reader *reader, uint32_t request) {
+  struct exec *exec = find(read_u32(reader));
+  if (exec != NULL && !reader->bad) exec->dropped = true, exec->held = false;
+  client_reply(DROP, request);
+}
+
 void execs_resume(void) {
   for (struct exec *exec = execs; exec < execs_end; exec++) {
     if (!exec->used || !exec->paused || exec->held) continue;
@@ -192,11 +198,13 @@ void execs_resume(void) {
 void exec_stream_ready(unsigned index, unsigned stream) {
   struct exec *exec = &execs[index];
   if (!exec->used || exec->paused || exec->streams[stream] < 0) return;
-  if (!client_has_room(4096)) {
+  if (!exec->dropped && !client_has_room(4096)) {
     pause_output(exec);
     return;
   }
-  ssize_t count = client_output(exec->request, exec->streams[stream], stream + 1);
+  int from = exec->streams[stream];
+  ssize_t count = exec->dropped ? read(from, scratch.read, sizeof scratch.read)
+                                : client_output(exec->request, from, stream + 1);
   if (count > 0 || (count < 0 && errno == EAGAIN)) return;
   unwatch_close(&exec->streams[stream]);
   exec_reply_if_done(exec);

@@ -121,6 +121,7 @@ void exec_start(struct reader *reader, uint32_t request);
 void exec_resize(uint32_t exec_request, struct terminal_size size, uint32_t request);
 void exec_cancel(struct reader *reader, uint32_t request);
 void exec_hold(struct reader *reader, uint32_t request);
+void exec_drop(struct reader *reader, uint32_t request);
 void exec_output_ended(unsigned index); /* of one of its streams */
 void exec_stream_ready(unsigned index, unsigned stream);
 bool execs_reaped(const struct ending *ending);

@@ -67,6 +67,8 @@ enum frame_type {
   /* u32 the number of an EXEC with output in frames, u32 1: its output is not read until 0 comes, or it
    * is killed */
   HOLD = 22,
+  /* u32 the number of such an EXEC: what it still says is read, and sent to nobody */
+  DROP = 23,
 
   /* HELLO: u16 version (the older of both), u16 zero, u32 pid, u32 pause pid (0: none), string pod id
    * CREATE: u32 exit status, u32 pid (0: not created), string error

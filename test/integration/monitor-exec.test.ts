@@ -64,10 +64,10 @@ test("a command that is held up waits with its output, and others do not; let go
   let letGo = async () => {};
   let pieces = 0;
   const held = pod.exec(id, ["seq", "1", "1100000"], {
-    onOutput(hold) {
+    onOutput(setFlow) {
       pieces += 1;
-      holding ??= hold(true);
-      letGo = () => hold(false);
+      holding ??= setFlow("held");
+      letGo = () => setFlow("on");
     },
   });
   await until("it speaks", () => pieces > 0);
@@ -85,10 +85,32 @@ test("a command that is held up is killed at its deadline, and that is told at o
   const result = await pod.exec(id, ["yes"], {
     timeoutMs: 1000,
     drainMs: 1_000_000,
-    onOutput: (hold) => void hold(true),
+    onOutput: (setFlow) => void setFlow("held"),
   });
   expect(result).toMatchObject({ timedOut: true, exitCode: 137 });
 });
+
+test.each(["on", "held"] as const)(
+  "of a command that was %s and is dropped nothing comes any more, and it ends in good order",
+  async (before) => {
+    let asked: Promise<void> | undefined;
+    let dropped = false;
+    let late = 0;
+    const result = await pod.exec(id, ["sh", "-c", "seq 1 1100000; exit 3"], {
+      onOutput(setFlow) {
+        if (dropped) late += 1;
+        asked ??= setFlow(before)
+          .then(() => setFlow("dropped"))
+          .then(() => {
+            dropped = true;
+          });
+      },
+    });
+    expect(result).toMatchObject({ exitCode: 3, timedOut: false });
+    expect(late).toBe(0);
+    expect(result.stdout.length).toBeLessThan(numbers.length);
+  },
+);
 
 test("8 MB of output arrive whole", async () => {
   const result = await pod.exec(id, ["seq", "1", "1100000"]);

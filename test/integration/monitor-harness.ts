@@ -24,7 +24,7 @@ import type {
   CreateRequest,
   ExecRequest,
   ExecResult,
-  Hold,
+  SetFlow,
   Wants,
 } from "../../src/monitor/types.ts";
 
@@ -228,14 +228,14 @@ export class TestPod {
       timeoutMs?: number;
       drainMs?: number;
       signal?: AbortSignal;
-      onOutput?: (hold: Hold) => void;
+      onOutput?: (setFlow: SetFlow) => void;
     } = {},
   ): Promise<ExecResult & { stdout: string; stderr: string }> {
     const stdout: Uint8Array[] = [];
     const stderr: Uint8Array[] = [];
-    const take = (chunks: Uint8Array[]) => (chunk: Uint8Array, hold: Hold) => {
+    const take = (chunks: Uint8Array[]) => (chunk: Uint8Array, setFlow: SetFlow) => {
       chunks.push(chunk.slice());
-      onOutput(hold);
+      onOutput(setFlow);
     };
     const output = { stdout: take(stdout), stderr: take(stderr) };
     const request = this.execRequest(id, args, { timeoutMs, drainMs });

@@ -1,5 +1,6 @@
 import { expect, test } from "bun:test";
 import { KeptOutput, OutputPool } from "../../src/container/exec-output.ts";
+import type { Flow } from "../../src/monitor/types.ts";
 import { until } from "../fixtures/until.ts";
 
 const MIB = 1024 * 1024;
@@ -7,20 +8,22 @@ const MIB = 1024 * 1024;
 /** A command that says more as long as nobody holds it up. */
 class Speaker {
   readonly output: KeptOutput;
-  held = false;
-  readonly asked: boolean[] = [];
+  readonly asked: Flow[] = [];
 
   constructor(pool: OutputPool, timeoutMs = 0, limitBytes = 16 * MIB) {
     this.output = new KeptOutput(pool, { limitBytes, timeoutMs, command: '"test"' });
   }
 
-  readonly hold = async (held: boolean) => {
-    this.asked.push(held);
-    this.held = held;
+  readonly setFlow = async (flow: Flow) => {
+    this.asked.push(flow);
   };
 
+  get held(): boolean {
+    return this.asked.at(-1) === "held";
+  }
+
   say(bytes: number): void {
-    this.output.add(this.output.stdout, new Uint8Array(bytes).fill(7), this.hold);
+    this.output.add(this.output.stdout, new Uint8Array(bytes).fill(7), this.setFlow);
   }
 
   get kept(): number {
@@ -45,7 +48,9 @@ test("of commands that say much one goes on, the others are held up and follow i
     speakers[done]?.output.close();
   }
   expect(order).toEqual([0, 1, 2, 3, 4, 5, 6, 7]);
-  expect(speakers.map(({ asked }) => asked.length)).toEqual([0, 2, 2, 2, 2, 2, 2, 2]);
+  const [first, ...others] = speakers.map(({ asked }) => asked);
+  expect(first).toEqual(["dropped"]);
+  for (const asked of others) expect(asked).toEqual(["held", "on", "dropped"]);
 });
 
 test("what a probe says is kept beside a command that says much and never ends", () => {
@@ -83,6 +88,7 @@ test("a command that is held up for a quarter of its time goes on, and no more o
   await until("it goes on", () => !late.held);
   late.say(MIB);
   expect(late.kept).toBe(MIB);
+  expect(late.asked).toEqual(["held", "dropped"]);
   // It gave up its place: the turn is free for the next one.
   large.output.close();
   const next = new Speaker(pool);
@@ -104,22 +110,24 @@ test("where a monitor cannot hold a command up no more of its output is kept", a
   const pool = new OutputPool();
   new Speaker(pool).say(MIB);
   const output = new KeptOutput(pool, { limitBytes: 16 * MIB, timeoutMs: 0, command: '"test"' });
-  let refusals = 0;
-  const hold = async () => {
-    refusals += 1;
+  const refused: Flow[] = [];
+  const setFlow = async (flow: Flow) => {
+    refused.push(flow);
     throw new Error("unknown request");
   };
-  output.add(output.stderr, new Uint8Array(MIB), hold);
-  await until("it is refused", () => refusals === 2);
-  output.add(output.stderr, new Uint8Array(MIB), hold);
+  output.add(output.stderr, new Uint8Array(MIB), setFlow);
+  await until("it is refused", () => refused.length === 3);
+  expect(refused).toEqual(["held", "dropped", "on"]);
+  output.add(output.stderr, new Uint8Array(MIB), setFlow);
   expect(output.stderr).toHaveLength(1);
 });
 
 test("stdout and stderr share the limit, and what comes after it is dropped", () => {
   const speaker = new Speaker(new OutputPool(), 0, 100);
   speaker.say(60);
-  speaker.output.add(speaker.output.stderr, new Uint8Array(60), speaker.hold);
+  speaker.output.add(speaker.output.stderr, new Uint8Array(60), speaker.setFlow);
   speaker.say(60);
   expect(speaker.output.stdout.map(({ length }) => length)).toEqual([60]);
   expect(speaker.output.stderr.map(({ length }) => length)).toEqual([40]);
+  expect(speaker.asked).toEqual(["dropped"]);
 });
