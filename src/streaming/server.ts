@@ -193,8 +193,15 @@ export class StreamingServer {
   #read(socket: Socket): void {
     // So much is too long however the parser counts, and it says so.
     readRequestHead(socket, 2 * MAX_HEADER_BYTES, (head) => {
-      this.#http.emit("connection", socket);
-      socket.emit("data", head);
+      const [method, token] = requestLine(head);
+      // Most that knows no token means no good: it is not worth a parser.
+      if (method === "") refuseUpgrade(socket, 400, NOT_HTTP);
+      else if (PLAIN_METHODS.has(method) && !this.#tokens.has(token)) {
+        refuseUpgrade(socket, 404, NO_TOKEN);
+      } else {
+        this.#http.emit("connection", socket);
+        socket.emit("data", head);
+      }
     });
   }
 
@@ -284,13 +291,24 @@ const WIRES: readonly Wire[] = [
   { matches: ({ upgrade = "" }) => isWebSocket(upgrade), serve: serveWebSocket },
 ];
 
+const PLAIN_METHODS = new Set(["GET", "POST"]);
+const LINE_LIMIT = 1024;
+const NOT_HTTP = "not HTTP";
 const NO_TOKEN = "unknown, used or expired token";
 
 /** The parser's complaints: a header block that is too large, or no HTTP at all. */
 function refuseMalformed(error: Error & { code?: string }, socket: Duplex): void {
   log().info({ error: error.message }, "streaming: malformed request");
   const tooLarge = error.code === "HPE_HEADER_OVERFLOW";
-  refuseUpgrade(socket, tooLarge ? 431 : 400, tooLarge ? "the headers are too large" : "not HTTP");
+  refuseUpgrade(socket, tooLarge ? 431 : 400, tooLarge ? "the headers are too large" : NOT_HTTP);
+}
+
+/** Method and token of a request line (RFC 9112, 3), "" for what is none; the parser looks closer. */
+function requestLine(head: Buffer): [method: string, token: string] {
+  const end = head.indexOf("\r\n");
+  const line = head.toString("latin1", 0, end < 0 ? head.length : Math.min(end, LINE_LIMIT));
+  const [, method = "", target = ""] = /^([A-Z]{1,20}) (\S+) HTTP\/1\.\d$/.exec(line) ?? [];
+  return [method, PATH.exec(target)?.[2] ?? ""];
 }
 
 function tlsOptions({ cert, key, clientCa }: TlsMaterial): TlsOptions {

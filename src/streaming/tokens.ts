@@ -38,6 +38,12 @@ export class Tokens<Value> {
     return this.#entries.size;
   }
 
+  /** Whether `take` would find it. */
+  has(token: string): boolean {
+    this.#dropExpired();
+    return this.#entries.has(token);
+  }
+
   /** What the token stands for, once; undefined when it is unknown, used or too old. */
   take(token: string): Value | undefined {
     this.#dropExpired();

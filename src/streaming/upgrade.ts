@@ -32,6 +32,8 @@ const REASONS: Record<number, string> = {
   503: "Service Unavailable",
 };
 
+const UNREAD_LIMIT_BYTES = 64 * 1024;
+
 /** Answers with an error in plain text and closes the connection. */
 export function refuseUpgrade(
   socket: Duplex,
@@ -47,7 +49,13 @@ export function refuseUpgrade(
     Connection: "close",
   };
   socket.end(`${head(status, REASONS[status] ?? "Error", fields)}${body}`);
-  // Unread bytes would make the kernel reset the connection, and the client lose the answer.
+  // Unread bytes would make the kernel reset the connection, and the client lose the answer. Who says more
+  // than that does not want it.
+  let unread = 0;
+  socket.on("data", (chunk: Buffer) => {
+    unread += chunk.length;
+    if (unread > UNREAD_LIMIT_BYTES) socket.destroy();
+  });
   socket.resume();
   const timer = setTimeout(() => socket.destroy(), 5_000);
   socket.once("end", () => socket.destroy());
