@@ -13,7 +13,7 @@ import { type ArenaOptions, startArena } from "../fixtures/hostile/arena.ts";
 import { besiege, LOADS, prepare } from "../fixtures/hostile/loads.ts";
 import { until } from "../fixtures/until.ts";
 import { type Figure, table, verdict } from "./figures.ts";
-import { Observation } from "./observation.ts";
+import { MemoryObservation, type Observation, VersionObservation } from "./observation.ts";
 
 const ALL = "all at once";
 const { values: options } = parseArgs({
@@ -38,13 +38,19 @@ interface Result extends Observation {
 const say = (text: string) => process.stderr.write(`bench: ${text}\n`);
 
 /** Another process that watches the daemon; `end` tells what it saw. */
-async function startObserver(pid: number, socket: string) {
-  const argv = [process.execPath, `${import.meta.dir}/observer.ts`, String(pid), socket];
+async function startObserver<T>(
+  what: "memory" | "version",
+  of: string,
+  schema: v.GenericSchema<T>,
+) {
+  const observer = [process.execPath, `${import.meta.dir}/observer.ts`, what, of];
+  // The daemon's answers are measured, not how long who asks for them waits for a processor.
+  const argv = what === "version" ? ["chrt", "--rr", "1", ...observer] : observer;
   const child = Bun.spawn(argv, { stdio: ["pipe", "pipe", "inherit"], detached: true });
   const reader = child.stdout.getReader();
   await reader.read();
   return {
-    async end(): Promise<Observation> {
+    async end(): Promise<T> {
       await child.stdin.end();
       let text = "";
       for (;;) {
@@ -52,7 +58,7 @@ async function startObserver(pid: number, socket: string) {
         if (done) break;
         text += new TextDecoder().decode(value);
       }
-      return v.parse(Observation, JSON.parse(text));
+      return v.parse(schema, JSON.parse(text));
     },
   };
 }
@@ -64,7 +70,10 @@ async function measure(names: readonly string[]): Promise<Result> {
   try {
     const attacks = await prepare(arena, names);
     const { pid, socket } = arena.node.crib;
-    const observer = await startObserver(pid, socket);
+    const observers = await Promise.all([
+      startObserver("memory", String(pid), MemoryObservation),
+      startObserver("version", socket, VersionObservation),
+    ]);
     const siege = besiege(attacks);
     const enough = Bun.sleep(Number(options.seconds) * 1000);
     const all = () =>
@@ -72,9 +81,10 @@ async function measure(names: readonly string[]): Promise<Result> {
     await until("a round of each load", all, ROUND_LIMIT_MS).catch(() => undefined);
     await enough;
     await siege.end();
-    const observation = await observer.end();
+    const [memory, version] = await Promise.all([observers[0].end(), observers[1].end()]);
     return {
-      ...observation,
+      ...memory,
+      ...version,
       rounds: Object.fromEntries(siege.rounds),
       answers: Object.fromEntries(arena.answers),
       failures: siege.failures.map(({ message }) => message),

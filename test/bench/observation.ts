@@ -1,13 +1,12 @@
 import * as v from "valibot";
 
-/** What `observer.ts` has seen of a daemon, as it prints it. */
-export const Observation = v.object({
-  /** The most anonymous memory (RssAnon) of the daemon, and of all of its children together. */
-  daemonKib: v.number(),
-  childrenKib: v.number(),
-  /** How late the observer itself was: what the machine's other work adds to all times. */
+/** What observer.ts tells of a daemon: the most memory that it and its children had. */
+export const MemoryObservation = v.object({ daemonKib: v.number(), childrenKib: v.number() });
+export type MemoryObservation = v.InferOutput<typeof MemoryObservation>;
+
+/** Its answers to Version, and how late the observer itself was. */
+export const VersionObservation = v.object({
   lateMs: v.object({ p99: v.number() }),
-  /** How long Version took, whether or not those before it had been answered. */
   versionMs: v.object({
     calls: v.number(),
     failed: v.number(),
@@ -15,4 +14,6 @@ export const Observation = v.object({
     longest: v.number(),
   }),
 });
-export type Observation = v.InferOutput<typeof Observation>;
+export type VersionObservation = v.InferOutput<typeof VersionObservation>;
+
+export type Observation = MemoryObservation & VersionObservation;

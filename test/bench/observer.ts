@@ -1,16 +1,17 @@
 /**
  * Watches a daemon from a process of its own, so that what its caller does counts nothing:
  *
- *   bun test/bench/observer.ts PID SOCKET
+ *   bun test/bench/observer.ts memory PID
+ *   bun test/bench/observer.ts version SOCKET
  *
- * Until its standard input ends it calls Version every 10 ms, also while earlier calls wait, and reads
- * the memory of the daemon and of its children; then it prints an `Observation` as JSON.
+ * Until its standard input ends it reads the memory of the daemon and of its children, or calls Version
+ * every 10 ms, also while earlier calls wait; then it prints its part of an `Observation` as JSON. Two
+ * processes: whoever reads the memory of a busy process has to wait for it.
  */
 import { readdirSync, readFileSync } from "node:fs";
 import { connectCri } from "../../src/cli/cri-client.ts";
-import { preferSelf } from "../../src/linux/priority.ts";
 import { percentile } from "./figures.ts";
-import type { Observation } from "./observation.ts";
+import type { MemoryObservation, VersionObservation } from "./observation.ts";
 
 const EVERY_MS = 10;
 /** Reading the memory of children is the longest thing done here. */
@@ -52,44 +53,58 @@ function childKib(pid: number, daemon: number): number {
   }
 }
 
-async function observe(pid: number, socket: string): Promise<Observation> {
-  const { runtime, close } = connectCri(socket, { timeoutMs: 60_000 });
-  for (let call = 0; call < 50; call += 1) await runtime.version({});
-  const times: number[] = [];
+const over = { now: false };
+process.stdin.on("end", () => {
+  over.now = true;
+});
+
+/** Does something every 10 ms, as long as it is to be observed; how late it came to it each time. */
+async function everyTurn(action: (turn: number) => void): Promise<number[]> {
   const late: number[] = [];
-  const pending = new Set<Promise<unknown>>();
-  let [daemonKib, childrenKib, failed, done] = [0, 0, 0, false];
-  process.stdin.on("end", () => {
-    done = true;
-  });
   process.stdin.resume();
   process.stdout.write("ready\n");
-  for (let turn = 0, due = performance.now(); !done; turn += 1, due += EVERY_MS) {
+  for (let turn = 0, due = performance.now(); !over.now; turn += 1, due += EVERY_MS) {
     await Bun.sleep(Math.max(0, due - performance.now()));
-    const start = performance.now();
-    late.push(start - due);
-    const call = runtime.version({}).then(
-      () => times.push(performance.now() - start),
-      () => {
-        failed += 1;
-        times.push(performance.now() - start);
-      },
-    );
-    pending.add(call);
-    void call.then(() => pending.delete(call));
+    late.push(performance.now() - due);
+    action(turn);
+  }
+  return late;
+}
+
+async function observeMemory(pid: number): Promise<MemoryObservation> {
+  let [daemonKib, childrenKib] = [0, 0];
+  await everyTurn((turn) => {
     daemonKib = Math.max(daemonKib, anonymousKib(pid));
-    if (turn % CHILDREN_EVERY !== 0) continue;
+    if (turn % CHILDREN_EVERY !== 0) return;
     const children = childrenOf(pid).map((child) => childKib(child, pid));
     childrenKib = Math.max(
       childrenKib,
       children.reduce((sum, kib) => sum + kib, 0),
     );
-  }
+  });
+  return { daemonKib, childrenKib };
+}
+
+async function observeVersion(socket: string): Promise<VersionObservation> {
+  const { runtime, close } = connectCri(socket, { timeoutMs: 60_000 });
+  for (let call = 0; call < 50; call += 1) await runtime.version({});
+  const times: number[] = [];
+  const pending = new Set<Promise<unknown>>();
+  let failed = 0;
+  const late = await everyTurn(() => {
+    const start = performance.now();
+    const call = runtime
+      .version({})
+      .catch(() => {
+        failed += 1;
+      })
+      .then(() => times.push(performance.now() - start));
+    pending.add(call);
+    void call.then(() => pending.delete(call));
+  });
   await Promise.all(pending);
   close();
   return {
-    daemonKib,
-    childrenKib,
     lateMs: { p99: percentile(late, 99) },
     versionMs: {
       calls: times.length,
@@ -100,8 +115,7 @@ async function observe(pid: number, socket: string): Promise<Observation> {
   };
 }
 
-// The daemon's answers are measured, not how long this process waits for a processor to take them.
-preferSelf();
-const [pid, socket = ""] = process.argv.slice(2);
-process.stdout.write(`${JSON.stringify(await observe(Number(pid), socket))}\n`);
+const [what, of = ""] = process.argv.slice(2);
+const seen = what === "memory" ? await observeMemory(Number(of)) : await observeVersion(of);
+process.stdout.write(`${JSON.stringify(seen)}\n`);
 process.exit(0);
