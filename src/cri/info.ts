@@ -23,10 +23,10 @@ export function encodeVerbose(codec: Codec, { answer, info }: VerboseAnswer<unkn
  */
 export function toJson(info: object, limitBytes: number): Uint8Array[] {
   const members = Object.entries(info).flatMap(([name, value]) => {
-    const json: Uint8Array | string | undefined =
-      value instanceof JsonText ? value.bytes : JSON.stringify(value);
+    const json: string | undefined = value instanceof JsonText ? "" : JSON.stringify(value);
     if (json === undefined) return [];
-    return [{ name, key: Buffer.from(`${JSON.stringify(name)}:`), value: Buffer.from(json) }];
+    const bytes = value instanceof JsonText ? value.bytes : Buffer.from(json);
+    return [{ name, key: Buffer.from(`${JSON.stringify(name)}:`), value: bytes }];
   });
   const omitted: string[] = [];
   let bytes = members.reduce((sum, { key, value }) => sum + key.length + value.length + 1, 2);
