@@ -10,6 +10,7 @@ import { ContainerConfig } from "../../src/gen/runtime/v1/container_config_pb.ts
 import { detectCgroups } from "../../src/linux/cgroup.ts";
 import { dial } from "../../src/pod/dial.ts";
 import { OciRuntime } from "../../src/runtime/oci-runtime.ts";
+import type { ContainerRecord } from "../../src/state/records.ts";
 import type { StreamingBackend } from "../../src/streaming/channels.ts";
 import { until } from "../fixtures/until.ts";
 import { buildMonitor, type Launch, read, TestPod } from "./monitor-harness.ts";
@@ -28,10 +29,15 @@ beforeAll(async () => {
     root: pod.path("runc"),
     systemdCgroup: false,
   });
+  const containers = new Map<string, ContainerRecord>();
   // Only what these three look at.
   core = {
     config: { crib: { state: pod.root }, container: { exec_drain_timeout_seconds: 1 } },
-    store: { containers: new Map(), pods: new Map([[POD, { id: POD, phase: "ready" }]]) },
+    store: {
+      containers,
+      pods: new Map([[POD, { id: POD, phase: "ready" }]]),
+      containerConfig: (id: string) => containers.get(id)?.config,
+    },
     handlers: { existing: () => runtime },
     monitors: new Map([[POD, pod.monitor]]),
     cgroups: detectCgroups(),
