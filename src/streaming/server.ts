@@ -292,7 +292,6 @@ const WIRES: readonly Wire[] = [
 ];
 
 const PLAIN_METHODS = new Set(["GET", "POST"]);
-const LINE_LIMIT = 1024;
 const NOT_HTTP = "not HTTP";
 const NO_TOKEN = "unknown, used or expired token";
 
@@ -306,7 +305,7 @@ function refuseMalformed(error: Error & { code?: string }, socket: Duplex): void
 /** Method and token of a request line (RFC 9112, 3), "" for what is none; the parser looks closer. */
 function requestLine(head: Buffer): [method: string, token: string] {
   const end = head.indexOf("\r\n");
-  const line = head.toString("latin1", 0, end < 0 ? head.length : Math.min(end, LINE_LIMIT));
+  const line = head.toString("latin1", 0, end < 0 ? head.length : end);
   const [, method = "", target = ""] = /^([A-Z]{1,20}) (\S+) HTTP\/1\.\d$/.exec(line) ?? [];
   return [method, PATH.exec(target)?.[2] ?? ""];
 }

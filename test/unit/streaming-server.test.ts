@@ -179,6 +179,13 @@ test("the query says nothing: streams are those of the RPC", async () => {
   expect(await answer).toStartWith("HTTP/1.1 101 ");
 });
 
+test("a URL with a token may have a long query, which nobody reads", async () => {
+  await using it = await startStreaming();
+  const { pathname } = new URL(it.url("exec"));
+  const request = `GET ${pathname}?command=${"x".repeat(4_000)} HTTP/1.1\r\nHost: x\r\n\r\n`;
+  expect(await raw(it.url("exec"), request)).toContain("the Upgrade header is missing");
+});
+
 test("what is not HTTP, or has huge headers, gets an error and the connection's end", async () => {
   await using it = await startStreaming();
   const url = it.url("exec");
