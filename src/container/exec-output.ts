@@ -147,16 +147,12 @@ export class KeptOutput {
   /** Nothing more is kept, so that the monitor need not send it. */
   #cut(why: string, setFlow: SetFlow): void {
     if (this.#warned) return;
-    this.#warn(why);
+    this.#warned = true;
+    const { command } = this.options;
+    log().warn({ command, bytes: this.#bytes, why }, "output of a command is cut");
     setFlow("dropped")
       // The monitor of a pod that an older Crib has made sends all of it.
       .catch(() => setFlow("on"))
       .catch(() => undefined);
-  }
-
-  #warn(why: string): void {
-    this.#warned = true;
-    const { command } = this.options;
-    log().warn({ command, bytes: this.#bytes, why }, "output of a command is cut");
   }
 }

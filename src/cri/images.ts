@@ -40,9 +40,7 @@ export function imageRpcs({ core, stats }: CriContext) {
       if (!core.images.documents.isReadable(image.id)) return {};
       const annotations = core.images.documents.annotations(image.id);
       const [answer] = statusBudget.fit([toImage({ ...image, annotations })]);
-      return verbose
-        ? new VerboseAnswer({ image: answer }, imageInfo(core, image))
-        : { image: answer };
+      return verbose ? verboseImage(core, image, { image: answer }) : { image: answer };
     },
 
     async removeImage({ image }) {
@@ -98,16 +96,18 @@ const NAMES_IN_LISTS = 8;
  * What `crictl inspecti` shows beside the status: `imageSpec`, the image's whole configuration, as with both
  * peers; `labels` as with CRI-O, `chainID` as with containerd.
  */
-function imageInfo({ images }: CriContext["core"], image: Image): object {
+function verboseImage<A>({ images }: CriContext["core"], image: Image, answer: A) {
   const spec = images.documents.configJson(image.id);
   const isShort = spec.length <= SHORT_SPEC_BYTES;
-  return {
+  const info = {
     chainID: image.layers.at(-1) ?? "",
     layers: image.layers,
-    ...(isShort ? { labels: images.documents.config(image.id).Labels } : { omitted: ["labels"] }),
+    labels: isShort ? images.documents.config(image.id).Labels : undefined,
     imageSpec: new JsonText(spec),
   };
+  return new VerboseAnswer(answer, info, isShort ? [] : ["labels"]);
 }
+
 /** Of a longer one the labels are told once, in itself. */
 const SHORT_SPEC_BYTES = 64 * 1024;
 

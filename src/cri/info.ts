@@ -11,24 +11,29 @@ const CLOSE = Buffer.from("}");
 const [INFO, KEY, VALUE] = [2, 1, 2];
 
 /** Its wire format: what may be megabytes is copied once, where the stubs would do it five times. */
-export function encodeVerbose(codec: Codec, { answer, info }: VerboseAnswer<unknown>): Buffer {
+export function encodeVerbose(codec: Codec, verbose: VerboseAnswer<unknown>): Buffer {
+  const { answer, info, omitted } = verbose;
   const key = lengthDelimited(KEY, [Buffer.from("info")]);
-  const value = lengthDelimited(VALUE, toJson(info, LIMIT_BYTES));
+  const value = lengthDelimited(VALUE, toJson(info, LIMIT_BYTES, omitted));
   return Buffer.concat([encode(codec, answer), ...lengthDelimited(INFO, [...key, ...value])]);
 }
 
 /**
  * The JSON of an object in pieces. Members that it has no room for are left out, the largest first, and
- * named in "omitted". Exported for tests.
+ * named in "omitted" behind those that were `before`. Exported for tests.
  */
-export function toJson(info: object, limitBytes: number): Uint8Array[] {
+export function toJson(
+  info: object,
+  limitBytes: number,
+  before: readonly string[] = [],
+): Uint8Array[] {
   const members = Object.entries(info).flatMap(([name, value]) => {
     const json: string | undefined = value instanceof JsonText ? "" : JSON.stringify(value);
     if (json === undefined) return [];
     const bytes = value instanceof JsonText ? value.bytes : Buffer.from(json);
     return [{ name, key: Buffer.from(`${JSON.stringify(name)}:`), value: bytes }];
   });
-  const omitted: string[] = [];
+  const omitted = [...before];
   let bytes = members.reduce((sum, { key, value }) => sum + key.length + value.length + 1, 2);
   for (const { name, key, value } of members.toSorted((a, b) => b.value.length - a.value.length)) {
     if (bytes <= limitBytes) break;

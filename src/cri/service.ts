@@ -40,9 +40,11 @@ type Sent<M extends Method> =
 
 /** The answer to a verbose question: `info` becomes one JSON document under "info", as the peers have it. */
 export class VerboseAnswer<A> {
+  /** @param omitted names of what `info` could have and has not. */
   constructor(
     readonly answer: A,
     readonly info: object,
+    readonly omitted: readonly string[] = [],
   ) {}
 }
 

@@ -154,7 +154,10 @@ test("a pod or container may have 512 KiB of labels and annotations, and names o
 
 test("a verbose answer that is too long lacks its largest members, and names them", () => {
   const info = { pid: 1, absent: undefined, config: "x".repeat(50), spec: "y".repeat(40) };
-  const json = (limit: number) => JSON.parse(Buffer.concat(toJson(info, limit)).toString());
+  const text = (limit: number, before: string[] = []) =>
+    Buffer.concat(toJson(info, limit, before)).toString();
+  const json = (limit: number) => JSON.parse(text(limit));
+  expect(text(80, ["labels"])).toEndWith(',"omitted":["labels","config"]}');
   expect(json(1000)).toEqual({ pid: 1, config: info.config, spec: info.spec });
   expect(json(80)).toEqual({ pid: 1, spec: info.spec, omitted: ["config"] });
   expect(json(20)).toMatchObject({
