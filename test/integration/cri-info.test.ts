@@ -158,6 +158,19 @@ test("an image shows its whole configuration and its labels", async () => {
   expect(await node.imageService.imageStatus({ image, verbose: true })).toMatchObject({ info: {} });
 });
 
+test("an image whose configuration is long tells its labels there, and says so", async () => {
+  const Labels = { long: "x".repeat(100_000) };
+  const config = { Labels };
+  const pushed = await pushImage(node.registry, "long:1", { layers: [[{ name: "f" }]], config });
+  const image = { image: pushed.name };
+  await node.imageService.pullImage({ image });
+  const { info } = await node.imageService.imageStatus({ image, verbose: true });
+  const told = parsed(info);
+  expect(told).toMatchObject({ omitted: ["labels"], imageSpec: { config: { Labels } } });
+  expect(told).not.toHaveProperty("labels");
+  await node.imageService.removeImage({ image });
+});
+
 test("nothing of it is in an answer that is not verbose", async () => {
   const answers = await Promise.all([
     node.runtime.containerStatus({ containerId: container.id }),
