@@ -12,6 +12,7 @@ import { readHost } from "../linux/host.ts";
 import { openNotifier } from "../linux/notify.ts";
 import { preferSelf } from "../linux/priority.ts";
 import { type CgroupDriver, systemdRunning } from "../linux/systemd.ts";
+import { unmountBy } from "../monitor/unmount.ts";
 import { Network } from "../network/network.ts";
 import { log, startLog } from "../observe/log.ts";
 import { Operations } from "../observe/operations.ts";
@@ -171,6 +172,11 @@ async function makeCore(config: Config): Promise<Core> {
     stateDir: `${state}/runtimes`,
     systemdCgroup: cgroupDriver === "systemd",
   });
+  // Debian and systemd mount /run noexec.
+  const unmount = unmountBy(async () => {
+    const { monitorBinary } = await import("../monitor/binary.ts");
+    return monitorBinary(state, root);
+  });
   const core: Core = {
     config,
     store: new Store(database),
@@ -178,7 +184,8 @@ async function makeCore(config: Config): Promise<Core> {
     creations: new Creations(),
     handlers,
     images: await Images.open({ root, config, database, executable: executable() }),
-    storage: new ContainerStorage({ root, database }),
+    storage: new ContainerStorage({ root, database, unmount }),
+    unmount,
     network: new Network({
       confDir: config.network.conf_dir,
       binDirs: config.network.bin_dirs,

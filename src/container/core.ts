@@ -4,6 +4,7 @@ import type { CgroupHost } from "../linux/cgroup.ts";
 import type { HostFacts } from "../linux/host.ts";
 import type { CgroupDriver } from "../linux/systemd.ts";
 import type { Monitor } from "../monitor/client.ts";
+import type { Unmount } from "../monitor/unmount.ts";
 import type { Network } from "../network/network.ts";
 import type { Operations } from "../observe/operations.ts";
 import type { Handlers } from "../runtime/handlers.ts";
@@ -22,6 +23,7 @@ export interface Core {
   readonly handlers: Handlers;
   readonly images: Images;
   readonly storage: ContainerStorage;
+  readonly unmount: Unmount;
   readonly network: Network;
   readonly cgroups: CgroupHost;
   readonly cgroupDriver: CgroupDriver;

@@ -211,7 +211,7 @@ async function build(core: Core, made: Build): Promise<void> {
   }).catch(async (error) => {
     throw await explainTarget(core, pod, record, error);
   });
-  unpinTarget(core, record.id);
+  await unpinTarget(core, record.id);
 }
 
 /** What is mounted for a container. */

@@ -48,7 +48,7 @@ export async function discardById(core: Core, pod: PodRecord, id: string): Promi
   // A runtime that was killed before it wrote down what it had made knows of none.
   await removeCgroup(core.cgroups, cgroup);
   await core.storage.remove(id);
-  unpinTarget(core, id);
+  await unpinTarget(core, id);
   await rm(containerPaths(core, id).bundle, { recursive: true, force: true });
   core.store.deleteContainer(id);
   // Once more, for one that was running when it was first asked to.

@@ -2,7 +2,7 @@
 import { writeFileSync } from "node:fs";
 import { CribError, messageOf } from "../error.ts";
 import { NamespaceMode } from "../gen/runtime/v1/security_pb.ts";
-import { MountFlag, mount, unmount } from "../linux/mount.ts";
+import { MountFlag, mount } from "../linux/mount.ts";
 import { requireContainer } from "../state/find.ts";
 import type { ContainerRecord, PodRecord } from "../state/records.ts";
 import type { Core } from "./core.ts";
@@ -84,6 +84,6 @@ export async function explainTarget(
 }
 
 /** Idempotent. A container that is made needs its pin no more. */
-export function unpinTarget(core: Core, id: string): void {
-  unmount(containerPaths(core, id).targetPin, { detach: true });
+export function unpinTarget(core: Core, id: string): Promise<void> {
+  return core.unmount([containerPaths(core, id).targetPin], { lazy: true });
 }

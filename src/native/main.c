@@ -7,7 +7,7 @@
  *                [--sysctl NAME=VALUE]... [--oom-score-adj N] [--cgroup FILE]...
  *
  * Prints "ready PID PAUSE-PID" or "error TEXT" and is in the background from then on.
- * `crib-monitor confine` is something else: see confine.c.
+ * `crib-monitor confine` and `crib-monitor unmount` are something else: see confine.c, unmount.c.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -304,6 +304,7 @@ int main(int argc, char **argv) {
   struct options options = {0};
   if (argc > 0 && strcmp(argv[0], "crib-pause") == 0) return pause_main();
   if (argc > 1 && strcmp(argv[1], "confine") == 0) return confine_main(argv + 2);
+  if (argc > 1 && strcmp(argv[1], "unmount") == 0) return unmount_main(argv + 2);
   if (!parse(argc, argv, &options)) {
     static const char usage[] = "error crib-monitor: bad arguments; it is started by crib\n";
     return write(1, usage, sizeof usage - 1) < 0 ? 2 : 2;

@@ -197,4 +197,7 @@ int pause_main(void);
 /* confine.c: runs another program; returns an exit status where it does not come to that. */
 int confine_main(char **argv);
 
+/* unmount.c */
+int unmount_main(char **argv);
+
 #endif

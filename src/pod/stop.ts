@@ -7,7 +7,6 @@ import { discardById, discardDamaged } from "../container/remove.ts";
 import { stopContainer } from "../container/stop.ts";
 import { messageOf } from "../error.ts";
 import { killAll, removeCgroup } from "../linux/cgroup.ts";
-import { unmount } from "../linux/mount.ts";
 import { stopScope } from "../linux/systemd.ts";
 import { log } from "../observe/log.ts";
 import { findPod } from "../state/find.ts";
@@ -94,11 +93,8 @@ async function dismantle(core: Core, pod: PodRecord): Promise<void> {
     if (unit.endsWith(".scope")) await stopScope(unit, SCOPE_DEADLINE_MS);
   });
   const shmOfOlder = `${paths.directory}/shm`;
-  for (const path of [...Object.values(pod.namespaces), paths.lent, shmOfOlder]) {
-    await attempt(path, () => {
-      if (path !== undefined) unmount(path, { detach: true });
-    });
-  }
+  const pins = Object.values(pod.namespaces).filter((path) => path !== undefined);
+  await attempt("mounts", () => core.unmount([...pins, paths.lent, shmOfOlder], { lazy: true }));
   await attempt("files", () => rm(paths.directory, { recursive: true, force: true }));
   if (errors.length > 0) throw errors[0];
 }

@@ -10,22 +10,22 @@ import { chmodSync, chownSync, existsSync, mkdirSync, readdirSync, statSync } fr
 import { join, relative } from "node:path";
 import { CribError, messageOf } from "../error.ts";
 import { codeOf } from "../linux/errno.ts";
-import { isMountPoint, unmount } from "../linux/mount.ts";
-import { log } from "../observe/log.ts";
+import { isMountPoint } from "../linux/mount.ts";
+import type { Unmount } from "../monitor/unmount.ts";
 import { type Layer, LayerStore } from "./layers.ts";
 import { mountOverlay, mountReadOnlyOverlay } from "./overlay.ts";
 import { removeTree } from "./remove-tree.ts";
 
-const UNMOUNT_TRIES = 20;
-const UNMOUNT_PAUSE_MS = 50;
 const ID = /^[a-zA-Z0-9][a-zA-Z0-9_.-]*$/;
 
 export class ContainerStorage {
   /** `<root>/containers`, on the file system that containers write to. */
   readonly directory: string;
   readonly #layers: LayerStore;
+  readonly #unmount: Unmount;
 
-  constructor(options: { root: string; database: Database }) {
+  constructor(options: { root: string; database: Database; unmount: Unmount }) {
+    this.#unmount = options.unmount;
     this.directory = join(options.root, "containers");
     this.#layers = new LayerStore(options);
     // As for layers: the host's users must not reach a container's setuid programs.
@@ -126,28 +126,9 @@ export class ContainerStorage {
     return join(this.#path(containerId), "volumes");
   }
 
-  /**
-   * Unmounts the overlay and the volumes; no error when they are not mounted. While something keeps it busy it is tried
-   * again for a second; then it is detached, so that it goes when the last user does.
-   */
-  async unmount(containerId: string): Promise<void> {
-    for (const target of this.#mountPoints(containerId))
-      await this.#unmountOne(containerId, target);
-  }
-
-  async #unmountOne(containerId: string, target: string): Promise<void> {
-    for (let attempt = 1; attempt <= UNMOUNT_TRIES; attempt++) {
-      try {
-        // Mounts may lie on top of each other.
-        while (unmount(target));
-        return;
-      } catch (error) {
-        if (codeOf(error) !== "EBUSY") throw error;
-        await Bun.sleep(UNMOUNT_PAUSE_MS);
-      }
-    }
-    log().warn({ containerId, target }, "a mount is busy: detached");
-    unmount(target, { detach: true });
+  /** Unmounts the overlay and the volumes, see `Unmount`. */
+  unmount(containerId: string): Promise<void> {
+    return this.#unmount(this.#mountPoints(containerId));
   }
 
   /** Unmounts and deletes all of the container's files, and lets go of its layers. Idempotent. */

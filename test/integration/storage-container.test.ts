@@ -17,6 +17,7 @@ import { isMountPoint, mount } from "../../src/linux/mount.ts";
 import { openDatabase } from "../../src/state/database.ts";
 import { ContainerStorage } from "../../src/storage/container-storage.ts";
 import { LayerStore } from "../../src/storage/layers.ts";
+import { unmount } from "../fixtures/image-store.ts";
 import { nest } from "../fixtures/nest.ts";
 
 let base: string;
@@ -27,7 +28,7 @@ beforeEach(() => {
   base = mkdtempSync(join(tmpdir(), "crib-storage-"));
   database = openDatabase(join(base, "crib.db"));
   layers = new LayerStore({ root: base, database });
-  storage = new ContainerStorage({ root: base, database });
+  storage = new ContainerStorage({ root: base, database, unmount });
 });
 afterEach(async () => {
   for (const id of storage.list()) await storage.remove(id);
@@ -88,7 +89,7 @@ test("the rootfs has the mode of the image's root; the store is closed to others
 test("130 layers fit, with a root of 100 characters", async () => {
   const root = join(base, "r".repeat(100));
   const deepLayers = new LayerStore({ root, database });
-  const deep = new ContainerStorage({ root, database });
+  const deep = new ContainerStorage({ root, database, unmount });
   const chain = Array.from({ length: 130 }, (_, n) => {
     const directory = deepLayers.stage();
     writeFileSync(join(deepLayers.directory, directory, `file${n}`), "x");
@@ -108,7 +109,7 @@ test("an image without layers gives an empty rootfs", async () => {
 
 test("a root with characters that overlayfs treats specially works", async () => {
   const root = join(base, "a,b:c\\d e");
-  const odd = new ContainerStorage({ root, database });
+  const odd = new ContainerStorage({ root, database, unmount });
   const { rootfs } = await odd.prepare("c1", []);
   expect(isMountPoint(rootfs)).toBe(true);
   await odd.remove("c1");
