@@ -12,7 +12,7 @@ export interface CgroupVisitor {
   /** Called for each directory, by a path that is good for the length of the call. */
   visit?(directory: string): void;
   /** Called for each directory but the top one, after those below it; it is closed then. */
-  leave?(parent: string, name: string): void;
+  leave?(parent: string, name: string): Promise<void>;
 }
 
 /** Children come before their parents. What goes away meanwhile is passed over. Throws a `SyscallError`. */
@@ -47,7 +47,7 @@ export async function walkCgroups(top: string, { visit, leave }: CgroupVisitor):
       if (parent === undefined) return;
       const path = `${directory}/..`;
       directory = enter(attempt("open", path, () => openSync(path, DIRECTORY)));
-      leave?.(directory, parent.name);
+      await leave?.(directory, parent.name);
       left = parent.left;
     }
   } finally {

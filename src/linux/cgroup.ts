@@ -3,7 +3,8 @@
  * the same in every tree; the files are the kernel's, so reads and writes are synchronous and only
  * waits are not. See cgroups(7) and Documentation/admin-guide/cgroup-v2.rst of the kernel.
  */
-import { existsSync, mkdirSync, readFileSync, rmdirSync } from "node:fs";
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { rmdir } from "node:fs/promises";
 import { setTimeout as sleep } from "node:timers/promises";
 import { CribError } from "../error.ts";
 import type { CgroupHierarchy, CgroupHost } from "./cgroup-host.ts";
@@ -250,15 +251,22 @@ export async function killAll(host: CgroupHost, path: string, deadlineMs: number
   }
 }
 
-function remove(directory: string): void {
-  attemptUnless(["ENOENT"], "rmdir", directory, () => rmdirSync(directory));
+/** Not synchronously: the kernel lets it wait for all others that change cgroups. */
+async function remove(directory: string): Promise<void> {
+  const error: unknown = await rmdir(directory).then(
+    () => undefined,
+    (error) => error,
+  );
+  attemptUnless(["ENOENT"], "rmdir", directory, () => {
+    if (error !== undefined) throw error;
+  });
 }
 
 async function removeTree(directory: string, end: number): Promise<void> {
   for (let pauseMs = 1; ; pauseMs = Math.min(pauseMs * 2, LONGEST_PAUSE_MS)) {
     try {
       await walkCgroups(directory, { leave: (parent, name) => remove(`${parent}/${name}`) });
-      remove(directory);
+      await remove(directory);
       return;
     } catch (error) {
       // EBUSY: dying processes, or a child cgroup made since; both may pass.
