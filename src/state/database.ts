@@ -53,6 +53,19 @@ function reserve(database: Database, path: string): void {
   }
 }
 
+/**
+ * Runs what need not outlive a power cut, without waiting for the disk. The next durable write makes it
+ * durable, too: the log is one.
+ */
+export function withoutDisk<T>(database: Database, statement: () => T): T {
+  database.run("PRAGMA synchronous = NORMAL");
+  try {
+    return statement();
+  } finally {
+    database.run("PRAGMA synchronous = FULL");
+  }
+}
+
 /** A failed statement's error: what a full disk is to the callers of CRI. */
 export function databaseError(error: unknown): unknown {
   if (!(error instanceof SQLiteError) || error.code !== "SQLITE_FULL") return error;

@@ -4,7 +4,7 @@ import { CribError, messageOf } from "../error.ts";
 import { ContainerConfig } from "../gen/runtime/v1/container_config_pb.ts";
 import { PodSandboxConfig } from "../gen/runtime/v1/pod_sandbox_config_pb.ts";
 import { log } from "../observe/log.ts";
-import { databaseError } from "./database.ts";
+import { databaseError, withoutDisk } from "./database.ts";
 import { keptContainerConfig, keptPodConfig } from "./kept-config.ts";
 import type { ContainerRecord, PodRecord } from "./records.ts";
 
@@ -197,12 +197,10 @@ export class Store {
     // In a transaction it is the end of that which waits.
     const waits = durable || this.#inTransaction;
     try {
-      if (!waits) this.#database.run("PRAGMA synchronous = NORMAL");
-      statement();
+      if (waits) statement();
+      else withoutDisk(this.#database, statement);
     } catch (error) {
       throw databaseError(error);
-    } finally {
-      if (!waits) this.#database.run("PRAGMA synchronous = FULL");
     }
   }
 

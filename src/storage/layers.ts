@@ -12,6 +12,7 @@ import { rm } from "node:fs/promises";
 import { join } from "node:path";
 import { CribError, messageOf } from "../error.ts";
 import { log } from "../observe/log.ts";
+import { withoutDisk } from "../state/database.ts";
 import { removeTree } from "./remove-tree.ts";
 import { sizeOf, sizeOfFiles, type Usage } from "./usage.ts";
 
@@ -168,20 +169,22 @@ export class LayerStore {
 
   /** Holds a layer if it is there (see `has`); returns whether it is. */
   hold(holder: string, chainId: string): boolean {
-    return this.#database.transaction(() => {
+    const hold = this.#database.transaction(() => {
       const there = this.has(chainId);
       if (there) this.#insertHold(holder, chainId);
       return there;
-    })();
+    });
+    return withoutDisk(this.#database, hold);
   }
 
   /**
-   * Holds all of the layers or none of them; returns them in the given order.
+   * Holds all of the layers or none of them; returns them in the given order. Who holds them is written
+   * durably after it, if at all.
    *
    * @throws CribError NotFound when one is not there (its image was removed meanwhile).
    */
   holdAll(holder: string, chainIds: readonly string[]): Layer[] {
-    return this.#database.transaction(() =>
+    const hold = this.#database.transaction(() =>
       chainIds.map((chainId) => {
         const layer = this.get(chainId);
         if (layer === undefined) {
@@ -190,12 +193,14 @@ export class LayerStore {
         this.#insertHold(holder, chainId);
         return layer;
       }),
-    )();
+    );
+    return withoutDisk(this.#database, hold);
   }
 
   /** Gives up all that `holder` holds and deletes what nothing needs any more. */
   async release(holder: string): Promise<void> {
-    this.#database.query("DELETE FROM layer_holds WHERE holder = ?").run(holder);
+    const statement = this.#database.query("DELETE FROM layer_holds WHERE holder = ?");
+    withoutDisk(this.#database, () => statement.run(holder));
     await this.collect();
   }
 
