@@ -15,6 +15,7 @@ import { ImageAdminServiceDefinition } from "../gen/crib/v1/image_admin_pb.ts";
 import { ImageServiceDefinition } from "../gen/runtime/v1/image_service_pb.ts";
 import { RuntimeServiceDefinition } from "../gen/runtime/v1/runtime_service_pb.ts";
 import { log, withLog } from "../observe/log.ts";
+import { OneATurn } from "../observe/one-a-turn.ts";
 import { containerRpcs } from "./containers.ts";
 import type { CriContext } from "./context.ts";
 import { statusCode } from "./errors.ts";
@@ -40,6 +41,8 @@ import { Turns } from "./turns.ts";
  */
 const REQUEST_LIMIT_BYTES = 8 * 1024 * 1024;
 const ANSWER_LIMIT_BYTES = 16 * 1024 * 1024;
+/** Between connections that have begun to speak: what one says first is dealt with at once. */
+const ACCEPT_PAUSE_MS = 4;
 /** Answered at once, also while pods are being recovered. */
 const ALWAYS = new Set(["Version", "Status", "RuntimeConfig"]);
 /** What others have said may be in their answers at length. */
@@ -60,8 +63,9 @@ export function criServer(context: CriContext): CriServer {
     "grpc.enable_channelz": 0,
     interceptors: [tellSent],
   });
-  const { recovered } = context;
-  serve(server, recovered, RuntimeServiceDefinition, {
+  const starts = new OneATurn();
+  const begin = () => context.recovered.then(() => starts.next());
+  serve(server, begin, RuntimeServiceDefinition, {
     ...runtimeRpcs(context),
     ...podSandboxRpcs(context),
     ...containerRpcs(context),
@@ -69,11 +73,18 @@ export function criServer(context: CriContext): CriServer {
     ...containerStatsRpcs(context),
     ...streamingRpcs(context),
   });
-  serve(server, recovered, ImageServiceDefinition, imageRpcs(context));
-  serve(server, recovered, ImageAdminServiceDefinition, imageAdminRpcs(context));
+  serve(server, begin, ImageServiceDefinition, imageRpcs(context));
+  serve(server, begin, ImageAdminServiceDefinition, imageAdminRpcs(context));
   const connections = server.createConnectionInjector(ServerCredentials.createInsecure());
+  const accepting = new OneATurn(ACCEPT_PAUSE_MS);
   return {
-    accept: (connection) => connections.injectConnection(connection),
+    accept(connection) {
+      // Of one that goes before it has said anything.
+      connection.on("error", () => undefined);
+      connection.once("readable", () => {
+        void accepting.next().then(() => connections.injectConnection(connection));
+      });
+    },
     drain: (graceMs) => connections.drain(graceMs),
   };
 }
@@ -82,7 +93,7 @@ type Handler = (request: unknown, context: CallContext) => unknown;
 
 function serve<S extends Service>(
   server: Server,
-  recovered: Promise<void>,
+  begin: () => Promise<void>,
   service: S,
   implementation: ServiceImpl<S>,
 ): void {
@@ -94,10 +105,10 @@ function serve<S extends Service>(
     const handler = implemented[key];
     if (handler === undefined) continue;
     const { name, responseType } = method;
-    const ready = ALWAYS.has(name) ? undefined : recovered;
+    const atOnce = ALWAYS.has(name);
     definitions[name] = methodDefinition(service, method);
     handlers[name] = unary(name, async (request, callContext) => {
-      await ready;
+      if (!atOnce) await begin();
       const make = () => handler(request, callContext);
       return TELLING.has(name) && isVerbose(request) ? turns.answer(responseType, make) : make();
     });

@@ -18,6 +18,7 @@ import {
 } from "node:tls";
 import { CribError, messageOf } from "../error.ts";
 import { log, withoutRequest } from "../observe/log.ts";
+import { OneATurn } from "../observe/one-a-turn.ts";
 import type { StreamingBackend } from "./channels.ts";
 import { readRequestHead } from "./request-head.ts";
 import { isSpdy, serveSpdy } from "./spdy.ts";
@@ -79,6 +80,7 @@ export class StreamingServer {
   readonly #tokens = new Tokens<StreamingRequest>();
   readonly #sessions = new Set<Session>();
   readonly #undecided = new Map<Duplex, Timer>();
+  readonly #reading = new OneATurn();
   #base = "";
 
   constructor(
@@ -103,7 +105,9 @@ export class StreamingServer {
     this.#listener.on("connection", (socket: Socket) => this.#accept(socket));
     const ready = tls === undefined ? "connection" : "secureConnection";
     this.#listener.on(ready, (socket: Socket) => {
-      if (!socket.destroyed) this.#read(socket);
+      void this.#reading.next().then(() => {
+        if (!socket.destroyed) this.#read(socket);
+      });
     });
   }
 
