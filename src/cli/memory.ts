@@ -11,7 +11,7 @@ const MIB = 1024 * 1024;
 /** Less is nobody's concern. From here on what is young is collected, so that its memory is used again. */
 const YOUNG_BYTES = 64 * MIB;
 /** From here on everything is collected, and what is free given back: that takes ten times as long. */
-const ALL_BYTES = 96 * MIB;
+const ALL_BYTES = 88 * MIB;
 /** Over what the last collection left: a node with a thousand containers needs more than others. */
 const [YOUNG_GROWTH_BYTES, ALL_GROWTH_BYTES] = [4 * MIB, 16 * MIB];
 /** Collecting takes these parts of the time at most. */
