@@ -40,35 +40,36 @@ struct source {
   bool writable;
 };
 
-static bool fail(const char *step, const char *name) {
-  dprintf(2, "crib-monitor confine: %s %s: %s\n", step, name, strerror(errno));
+bool tell_failure(const char *step, const char *name) {
+  dprintf(2, "crib-monitor: %s %s: %s\n", step, name, strerror(errno));
   return false;
 }
 
 static bool bind(const char *source, const char *target, unsigned long flags) {
   return (mount(source, target, NULL, MS_BIND, NULL) == 0 &&
           mount(NULL, target, NULL, MS_REMOUNT | MS_BIND | flags, NULL) == 0) ||
-         fail("bind", target);
+         tell_failure("bind", target);
 }
 
 /* An empty read-only root with the sources in it; `root` is where it is, and is not changed. */
 static bool make_root(const char *root, const struct source *sources, int count) {
-  if (mount("none", root, "tmpfs", HARMLESS, "mode=755,size=64k") != 0) return fail("mount", root);
+  if (mount("none", root, "tmpfs", HARMLESS, "mode=755,size=64k") != 0)
+    return tell_failure("mount", root);
   for (int i = 0; i < count; i++) {
     char target[PATH_MAX];
     snprintf(target, sizeof target, "%s/%s", root, sources[i].name);
-    if (mkdir(target, 0755) != 0) return fail("mkdir", target);
+    if (mkdir(target, 0755) != 0) return tell_failure("mkdir", target);
     if (!bind(sources[i].handle, target, HARMLESS | (sources[i].writable ? 0 : MS_RDONLY)))
       return false;
   }
   return mount(NULL, root, NULL, MS_REMOUNT | MS_BIND | MS_RDONLY | HARMLESS, NULL) == 0 ||
-         fail("make read-only", root);
+         tell_failure("make read-only", root);
 }
 
 /* What the host unmounts goes here too: nothing of it is kept busy until the program has a new root. */
 static bool own_mounts(void) {
   return (unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_SLAVE, NULL) == 0) ||
-         fail("unshare", "mounts");
+         tell_failure("unshare", "mounts");
 }
 
 /* After exec root has what is in the bounding set, but with no_new_privs no more than before. */
@@ -80,32 +81,32 @@ static bool keep_capabilities(uint64_t mask) {
   struct {
     uint32_t effective, permitted, inheritable;
   } sets[2];
-  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return fail("set", "no_new_privs");
+  if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) return tell_failure("set", "no_new_privs");
   for (unsigned long each = 0; prctl(PR_CAPBSET_READ, each, 0, 0, 0) >= 0; each++)
     if ((mask >> each & 1) == 0 && prctl(PR_CAPBSET_DROP, each, 0, 0, 0) != 0 && errno != EPERM)
-      return fail("drop", "a capability");
-  if (syscall(SYS_capget, &header, sets) != 0) return fail("read", "capabilities");
+      return tell_failure("drop", "a capability");
+  if (syscall(SYS_capget, &header, sets) != 0) return tell_failure("read", "capabilities");
   for (int half = 0; half < 2; half++) {
     sets[half].permitted &= (uint32_t)(mask >> 32 * half);
     sets[half].effective = sets[half].permitted;
     sets[half].inheritable = 0;
   }
-  return syscall(SYS_capset, &header, sets) == 0 || fail("set", "capabilities");
+  return syscall(SYS_capset, &header, sets) == 0 || tell_failure("set", "capabilities");
 }
 
 static int run(char **argv, uint64_t capabilities) {
   /* Before: a path through /proc/PID may ask for more capabilities than are left. */
   int program = open(argv[0], O_PATH | O_CLOEXEC);
-  if (program < 0) return fail("open", argv[0]), 1;
+  if (program < 0) return tell_failure("open", argv[0]), 1;
   if (!keep_capabilities(capabilities)) return 1;
   syscall(SYS_execveat, program, "", argv, environ, AT_EMPTY_PATH);
-  return fail("execute", argv[0]), 1;
+  return tell_failure("execute", argv[0]), 1;
 }
 
 /* Their handles are of the new namespace: an older one cannot be bound. */
 static bool open_source(struct source *source, char **argv) {
   int fd = open(argv[1], O_PATH | O_DIRECTORY | O_CLOEXEC);
-  if (fd < 0) return fail("open", argv[1]);
+  if (fd < 0) return tell_failure("open", argv[1]);
   snprintf(source->handle, sizeof source->handle, "/proc/self/fd/%d", fd);
   source->name = argv[2];
   source->writable = strcmp(argv[0], "rw") == 0;

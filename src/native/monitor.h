@@ -196,6 +196,7 @@ int pause_main(void);
 
 /* confine.c: runs another program; returns an exit status where it does not come to that. */
 int confine_main(char **argv);
+bool tell_failure(const char *step, const char *name); /* of errno, to stderr; returns false */
 
 /* unmount.c */
 int unmount_main(char **argv);
