@@ -55,7 +55,7 @@ test("of much that is in use nothing is collected again and again", () => {
   process.used = 20;
   expect(process.run(1, 300)).toBe(1);
   process.nowMs += 1_000;
-  expect(process.run(1, 70)).toBe(0);
+  expect(process.run(1, 60)).toBe(0);
   expect(process.run(1, 10)).toBe(1);
 });
 
