@@ -172,7 +172,6 @@ async function makeCore(config: Config): Promise<Core> {
     stateDir: `${state}/runtimes`,
     systemdCgroup: cgroupDriver === "systemd",
   });
-  // Debian and systemd mount /run noexec.
   const unmount = unmountBy(async () => {
     const { monitorBinary } = await import("../monitor/binary.ts");
     return monitorBinary(state, root);

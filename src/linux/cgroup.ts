@@ -253,13 +253,11 @@ export async function killAll(host: CgroupHost, path: string, deadlineMs: number
 
 /** Not synchronously: the kernel lets it wait for all others that change cgroups. */
 async function remove(directory: string): Promise<void> {
-  const error: unknown = await rmdir(directory).then(
-    () => undefined,
-    (error) => error,
+  await rmdir(directory).catch((error: unknown) =>
+    attemptUnless(["ENOENT"], "rmdir", directory, () => {
+      throw error;
+    }),
   );
-  attemptUnless(["ENOENT"], "rmdir", directory, () => {
-    if (error !== undefined) throw error;
-  });
 }
 
 async function removeTree(directory: string, end: number): Promise<void> {

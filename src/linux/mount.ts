@@ -66,21 +66,18 @@ export function mount({ source, target, type, flags = 0, data }: MountOptions): 
 
 /**
  * umount2(2), never following a symlink at `target`. A target that is no mount point or does not
- * exist is no error: returns whether something was unmounted. `detach` is MNT_DETACH, the lazy form.
+ * exist is no error. `detach` is MNT_DETACH, the lazy form. The daemon has `Unmount` (src/monitor) for this:
+ * it would wait here with all that it serves.
  */
-export function unmount(target: string, { detach = false } = {}): boolean {
+export function unmount(target: string, { detach = false } = {}): void {
   try {
     check(
       c.umount2(cstring(target), UMOUNT_NOFOLLOW | (detach ? MNT_DETACH : 0)),
       "umount2",
       target,
     );
-    return true;
   } catch (error) {
-    if (codeOf(error) === "EINVAL" || codeOf(error) === "ENOENT") {
-      return false;
-    }
-    throw error;
+    if (codeOf(error) !== "EINVAL" && codeOf(error) !== "ENOENT") throw error;
   }
 }
 
